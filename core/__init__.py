@@ -1,0 +1,1 @@
+"""AI gateway: one OpenAI-compatible server in front of many model backends, each a plugin."""

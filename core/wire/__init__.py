@@ -1,0 +1,1 @@
+"""How processes of the gateway talk: `frames` (what is said) and `stream` (one connection)."""

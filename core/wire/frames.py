@@ -1,0 +1,328 @@
+"""Frames: length-prefixed msgpack of typed structs, between HTTP worker, replica and supervisor.
+
+A frame is a 4-byte big-endian length, then that many bytes of msgpack. Both ends decode into the one
+union of their direction; anything else is a `FrameError` and ends the connection. Never pickle.
+
+**A conversation with a replica** (one unix-socket connection, pooled when idle)::
+
+    peer                                replica
+    Hello                          ->
+                                   <-   Welcome            once per connection
+    Submit(request)                ->
+                                   <-   Accepted | Rejected
+                                   <-   EngineEvent ...    after Accepted
+                                   <-   Done | Failed      then the connection is free for the next Submit
+
+Closing the connection is cancel; EOF is the replica's death. The supervisor speaks to a replica the
+same way, with `Watch` (answered by a `Status` at once and every ``interval_s``) and `RetireIfIdle`.
+
+**A conversation with the supervisor**: `ControlHello` -> then `Snapshot` at once and at each change;
+the worker may send `EnsureReady` at any time.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Generic, Literal, TypeVar
+
+import msgspec
+
+from core.api.messages import (
+    Embedding,
+    EngineInfo,
+    EngineRequest,
+    Finished,
+    Load,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
+from core.api.protocols import ReplicaState
+from core.api.specs import LoadMode
+
+__all__ = [
+    "HEADER",
+    "PROTOCOL",
+    "Accepted",
+    "ControlHello",
+    "DeploymentStatus",
+    "Done",
+    "EnsureReady",
+    "Failed",
+    "FrameDecoder",
+    "FrameError",
+    "FromReplica",
+    "FromSupervisor",
+    "Hello",
+    "Rejected",
+    "ReplicaStatus",
+    "RetireIfIdle",
+    "RetireReply",
+    "Snapshot",
+    "Status",
+    "Submit",
+    "ToReplica",
+    "ToSupervisor",
+    "Watch",
+    "Welcome",
+    "encode",
+]
+
+PROTOCOL = 1
+HEADER = struct.Struct(">I")
+
+
+class _Frame(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """Base of the frames below."""
+
+
+# --- to and from a replica ----------------------------------------------------------------------
+
+
+class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):
+    """First frame of a connection. ``fingerprint`` is of the alias table the peer was built from."""
+
+    protocol: int
+    fingerprint: str
+    peer: Literal["worker", "supervisor"]
+
+
+class Submit(_Frame, frozen=True, kw_only=True, tag="submit"):
+    """Serve this request. ``timeout_s`` is what is left of its deadline, in seconds."""
+
+    request: EngineRequest
+    timeout_s: float
+
+
+class Watch(_Frame, frozen=True, kw_only=True, tag="watch"):
+    """Send a `Status` now and every ``interval_s`` seconds."""
+
+    interval_s: float
+
+
+class RetireIfIdle(_Frame, frozen=True, kw_only=True, tag="retire"):
+    """Stop admitting for ever if nothing is running or waiting; answered by `RetireReply`."""
+
+
+class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):
+    """The replica's answer to `Hello`."""
+
+    protocol: int
+    fingerprint: str
+    replica: str
+    pid: int
+
+
+class Accepted(_Frame, frozen=True, kw_only=True, tag="accepted"):
+    """The request is admitted; events follow."""
+
+    load: Load
+
+
+class Rejected(_Frame, frozen=True, kw_only=True, tag="rejected"):
+    """The request is not admitted; the connection stays usable.
+
+    Attributes:
+        reason: ``busy`` (queue full) and ``draining`` (or still loading): try another replica;
+            ``invalid``: the request is at fault, do not.
+        param, code: as in `core.api.errors.RequestError`, for ``invalid``.
+    """
+
+    reason: Literal["busy", "draining", "invalid"]
+    message: str
+    retry_after_s: float = 1.0
+    param: str | None = None
+    code: str | None = None
+    load: Load = Load()
+
+
+class Done(_Frame, frozen=True, kw_only=True, tag="done"):
+    """The stream is complete."""
+
+    load: Load
+
+
+class Failed(_Frame, frozen=True, kw_only=True, tag="failed"):
+    """The stream ended in an error after `Accepted`.
+
+    ``reason``: ``invalid`` (the request is at fault), ``engine`` (this request failed in the engine),
+    ``timeout`` (its deadline passed), ``draining`` (the drain's time was up).
+    """
+
+    reason: Literal["invalid", "engine", "timeout", "draining"]
+    message: str
+    param: str | None = None
+    code: str | None = None
+    load: Load = Load()
+
+
+class Status(_Frame, frozen=True, kw_only=True, tag="status"):
+    """How a replica is; ``info`` is set once the model is loaded, ``error`` when loading failed."""
+
+    load: Load
+    info: EngineInfo | None = None
+    error: str | None = None
+    error_permanent: bool = False
+    draining: bool = False
+    rss_bytes: int = 0
+
+
+class RetireReply(_Frame, frozen=True, kw_only=True, tag="retired"):
+    """Whether the replica was idle and now admits nothing any more."""
+
+    retired: bool
+
+
+ToReplica = Hello | Submit | Watch | RetireIfIdle
+FromReplica = (
+    Welcome
+    | Accepted
+    | Rejected
+    | TextDelta
+    | ReasoningDelta
+    | ToolCallDelta
+    | Finished
+    | Embedding
+    | Usage
+    | Done
+    | Failed
+    | Status
+    | RetireReply
+)
+
+
+# --- to and from the supervisor -----------------------------------------------------------------
+
+
+class ControlHello(_Frame, frozen=True, kw_only=True, tag="control_hello"):
+    """First frame of an HTTP worker to the supervisor."""
+
+    protocol: int
+    fingerprint: str
+    pid: int
+
+
+class EnsureReady(_Frame, frozen=True, kw_only=True, tag="ensure_ready"):
+    """A request wants this deployment: load it if it is stopped. Idempotent."""
+
+    deployment: str
+
+
+class ReplicaStatus(_Frame, frozen=True, kw_only=True):
+    """One replica in a snapshot.
+
+    Attributes:
+        replica: ``<model>@<backend>#<index>``.
+        state: see design.md, section 1.
+        reason: why, for people: exit code and last words of a failed one.
+        socket: unix socket path; set while ready or draining.
+        restarts: how often it was restarted since the gateway started.
+        retry_in_s: when the next start is tried, in seconds from the snapshot; None when none is planned.
+    """
+
+    replica: str
+    state: ReplicaState
+    reason: str = ""
+    socket: str | None = None
+    pid: int | None = None
+    restarts: int = 0
+    retry_in_s: float | None = None
+    load: Load = Load()
+    info: EngineInfo | None = None
+    rss_bytes: int = 0
+
+
+class DeploymentStatus(_Frame, frozen=True, kw_only=True):
+    """One deployment in a snapshot: its replicas and the state that sums them up.
+
+    ``state`` is the best of its replicas: ready, draining, starting, stopped, failed, absent in that order.
+    """
+
+    deployment: str
+    state: ReplicaState
+    reason: str = ""
+    load_mode: LoadMode = "startup"
+    enabled: bool = True
+    replicas: tuple[ReplicaStatus, ...] = ()
+
+
+class Snapshot(_Frame, frozen=True, kw_only=True, tag="snapshot"):
+    """All that the supervisor knows, sent whole: at each change of state, and every second with fresh loads.
+
+    Attributes:
+        generation: grows with every snapshot of one supervisor.
+        fingerprint: of the table that the supervisor was built from.
+        draining: the gateway is shutting down.
+    """
+
+    generation: int
+    fingerprint: str
+    supervisor_pid: int
+    draining: bool = False
+    deployments: tuple[DeploymentStatus, ...] = ()
+
+
+ToSupervisor = ControlHello | EnsureReady
+FromSupervisor = Snapshot
+
+
+# --- bytes --------------------------------------------------------------------------------------
+
+
+class FrameError(Exception):
+    """The peer broke the protocol: an oversized frame, or bytes that are no frame of its direction."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(frame: msgspec.Struct) -> bytes:
+    """Return the bytes of one frame, header included."""
+    buffer = bytearray(HEADER.size)
+    _encoder.encode_into(frame, buffer, HEADER.size)
+    HEADER.pack_into(buffer, 0, len(buffer) - HEADER.size)
+    return bytes(buffer)
+
+
+_FrameT = TypeVar("_FrameT")
+
+
+class FrameDecoder(Generic[_FrameT]):
+    """Cuts a byte stream into frames of one direction.
+
+    ``frame_type`` is one of the unions above; ``max_frame_bytes`` bounds what a peer can make us hold.
+    """
+
+    def __init__(self, frame_type: type[_FrameT], max_frame_bytes: int) -> None:
+        self._decoder = msgspec.msgpack.Decoder(frame_type)
+        self._max_frame_bytes = max_frame_bytes
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[_FrameT]:
+        """Return the frames that ``data`` completes, in order.
+
+        Raises:
+            FrameError: the stream is broken; nothing more can be read from it.
+        """
+        buffer = self._buffer
+        buffer += data
+        frames: list[_FrameT] = []
+        start, held = 0, len(buffer)
+        with memoryview(buffer) as view:
+            while held - start >= HEADER.size:
+                (length,) = HEADER.unpack_from(buffer, start)
+                if length > self._max_frame_bytes:
+                    msg = f"a frame of {length} bytes is over the limit of {self._max_frame_bytes}"
+                    raise FrameError(msg)
+                end = start + HEADER.size + length
+                if end > held:
+                    break
+                try:
+                    frames.append(self._decoder.decode(view[start + HEADER.size : end]))
+                except msgspec.DecodeError as error:
+                    msg = f"not a frame of this direction: {error}"
+                    raise FrameError(msg) from error
+                start = end
+        del buffer[:start]
+        return frames
