@@ -1,0 +1,47 @@
+# Two commands do everything on a fresh machine: `make serve` and `make test`.
+
+PYTHON   ?= python3
+BACKENDS ?= llamacpp
+HOST     ?= 127.0.0.1
+PORT     ?= 8080
+WORKERS  ?= 1
+VENV     ?= .venv
+MODEL    ?= smollm2-135m
+
+plugins   := $(foreach backend,$(BACKENDS),plugins/$(backend)_backend)
+installed := $(VENV)/.installed-$(subst $() ,-,$(sort $(BACKENDS)))
+sources   := pyproject.toml $(addsuffix /pyproject.toml,$(plugins))
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test lint clean
+
+help: ## show this help
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@echo '  variables: BACKENDS="$(BACKENDS)" HOST=$(HOST) PORT=$(PORT) WORKERS=$(WORKERS) VENV=$(VENV) PYTHON=$(PYTHON)'
+
+install: $(installed) ## make the virtual environment and install the gateway with BACKENDS
+
+$(installed): $(sources)
+	@for plugin in $(plugins); do test -d $$plugin || { echo "There is no $$plugin. BACKENDS may name: $$(ls plugins | sed -n 's/_backend$$//p' | xargs)"; exit 2; }; done
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet -e . $(addprefix -e ./,$(plugins))
+	@touch $@
+
+serve: install ## install, fetch the demo weights, and serve on HOST:PORT
+	$(VENV)/bin/python -m core pull $(MODEL)
+	exec $(VENV)/bin/sanic core.app --host $(HOST) --port $(PORT) --workers $(WORKERS)
+
+$(VENV)/bin/tox:
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet 'tox>=4.20,<5'
+
+test: $(VENV)/bin/tox ## run every tox environment: lint, type, core, each backend, packaging
+	$(VENV)/bin/tox run
+
+lint: $(VENV)/bin/tox ## run the quick checks only
+	$(VENV)/bin/tox run -e lint,type
+
+clean: ## remove environments and caches of this checkout (weights stay)
+	rm -rf $(VENV) .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,183 @@
+"""The composition root: ``sanic core.app`` serves `app`; `create_app` builds another one.
+
+Importing this module reads the settings and nothing else: plugins are discovered when a server starts,
+models are loaded by the supervisor's replicas.
+
+With several processes (Sanic's default) the main process starts the supervisor as a child; with
+``--single-process`` the supervisor is a task in the one loop. Either way HTTP handlers reach it and the
+replicas over unix sockets in a private folder, the run directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sanic import Sanic
+
+from core.gateway.fleet import Fleet
+from core.http import routes
+from core.http.gateway import Gateway
+from core.http.guardian import Guardian, end_with_parent
+from core.registry import Registry, build_table, load_registry, make_launcher, make_observers, make_policy
+from core.registry.registry import RegistryError
+from core.routing.table import Table
+from core.settings import Settings, SettingsError, load_settings
+from core.supervisor.loop import SOCKET_NAME, Supervisor
+
+__all__ = ["app", "create_app"]
+
+_log = logging.getLogger("gateway")
+_RUN_DIR_VARIABLE = "AI_GATEWAY_RUN_DIR"
+_FIRST_SNAPSHOT_TIMEOUT_S = 10.0
+
+
+def create_app(settings: Settings | None = None) -> Sanic[Any, Any]:
+    """Build the Sanic application.
+
+    ``settings`` default to `load_settings`.
+
+    Raises:
+        SettingsError: the configuration is wrong.
+    """
+    settings = settings or load_settings()
+    application: Sanic[Any, Any] = Sanic("ai_gateway", configure_logging=True)
+    stop_s = settings.supervisor.drain_timeout_s
+    application.config.update(
+        REQUEST_MAX_SIZE=settings.limits.max_body_bytes,
+        # Both count silence; the gateway has deadlines of its own, and these must lie beyond them.
+        RESPONSE_TIMEOUT=settings.limits.timeout_s + 60,
+        GRACEFUL_SHUTDOWN_TIMEOUT=stop_s,
+        KEEP_ALIVE_TIMEOUT=75,
+        FALLBACK_ERROR_FORMAT="json",
+        ACCESS_LOG=False,
+        MOTD=False,
+    )
+    routes.install(application)
+    parts = _Parts(settings)
+    application.register_listener(parts.main_process_ready, "main_process_ready")
+    application.register_listener(parts.main_process_stop, "main_process_stop")
+    application.register_listener(parts.before_server_start, "before_server_start")
+    application.register_listener(parts.before_server_stop, "before_server_stop")
+    application.register_listener(parts.after_server_stop, "after_server_stop")
+    end_with_parent(stop_s + settings.supervisor.kill_after_s)
+    return application
+
+
+class _Parts:
+    """What is started and stopped with the server, in each of Sanic's processes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._guardian: Guardian | None = None
+        self._fleet: Fleet | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._supervisor: Supervisor | None = None
+        self._supervising: asyncio.Task[None] | None = None
+        self._own_run_dir: Path | None = None
+
+    # --- main process, when there is one
+
+    async def main_process_ready(self, application: Sanic[Any, Any]) -> None:
+        _load(self._settings)  # a mistake in the configuration ends the gateway here, before any process starts
+        run_dir = _new_run_dir()
+        os.environ[_RUN_DIR_VARIABLE] = f"{os.getpid()}:{run_dir}"
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(run_dir / "metrics")
+        self._guardian = Guardian(application, self._settings, run_dir)
+
+    async def main_process_stop(self, _application: Sanic[Any, Any]) -> None:
+        if self._guardian is not None:
+            self._guardian.stop()
+
+    # --- HTTP worker
+
+    async def before_server_start(self, application: Sanic[Any, Any]) -> None:
+        settings = self._settings
+        registry, table = _load(settings)
+        run_dir = _inherited_run_dir()
+        if run_dir is None:
+            run_dir = self._own_run_dir = _new_run_dir()
+            self._supervise(registry, table, run_dir)
+        fleet = self._fleet = Fleet(table, run_dir / SOCKET_NAME, max_frame_bytes=settings.limits.max_frame_bytes)
+        self._following = asyncio.create_task(fleet.follow())
+        application.ctx.gateway = Gateway(
+            settings=settings,
+            table=table,
+            fleet=fleet,
+            policy=make_policy(registry, settings),
+            observers=make_observers(registry),
+            started_unix_s=int(time.time()),
+        )
+        with contextlib.suppress(TimeoutError):  # without a supervisor the worker answers too: 503, and why
+            async with asyncio.timeout(_FIRST_SNAPSHOT_TIMEOUT_S):
+                while not fleet.connected:
+                    await fleet.changed()
+
+    async def before_server_stop(self, _application: Sanic[Any, Any]) -> None:
+        if self._fleet is not None:
+            self._fleet.draining = True
+
+    async def after_server_stop(self, _application: Sanic[Any, Any]) -> None:
+        if self._following is not None:
+            self._following.cancel()
+        if self._fleet is not None:
+            self._fleet.close()
+        if self._supervisor is not None and self._supervising is not None:
+            self._supervisor.stop()
+            await self._supervising
+        if self._own_run_dir is not None:
+            shutil.rmtree(self._own_run_dir, ignore_errors=True)
+
+    def _supervise(self, registry: Registry, table: Table, run_dir: Path) -> None:
+        self._supervisor = Supervisor(
+            deployments=table.deployments,
+            fingerprint=table.fingerprint,
+            settings=self._settings,
+            launcher=make_launcher(registry, self._settings),
+            observers=make_observers(registry),
+            run_dir=run_dir,
+        )
+        self._supervising = asyncio.create_task(self._supervisor.run())
+
+
+def _load(settings: Settings) -> tuple[Registry, Table]:
+    try:
+        registry = load_registry(settings.plugins)
+        return registry, build_table(registry, settings)
+    except (SettingsError, RegistryError) as error:
+        message = f"The gateway cannot start:\n{error}"
+        raise SystemExit(message) from None
+
+
+def _new_run_dir() -> Path:
+    run_dir = Path(tempfile.mkdtemp(prefix="ai-gateway-"))
+    (run_dir / "metrics").mkdir()
+    return run_dir
+
+
+def _inherited_run_dir() -> Path | None:
+    """The run directory of the main process that spawned this one; None in a single process."""
+    parent = multiprocessing.parent_process()
+    pid, _, path = os.environ.get(_RUN_DIR_VARIABLE, "").partition(":")
+    return Path(path) if parent is not None and pid == str(parent.pid) else None
+
+
+def _app_from_settings(create: Callable[[], Sanic[Any, Any]]) -> Sanic[Any, Any]:
+    try:
+        return create()
+    except SettingsError as error:
+        print(f"The gateway cannot start:\n{error}", file=sys.stderr)  # noqa: T201 - logging is not set up yet
+        raise SystemExit(2) from None
+
+
+app = _app_from_settings(create_app)

@@ -1,0 +1,326 @@
+"""From a route to an answer: tiers, ranking, failover, deadlines.
+
+A request is tried on one candidate after another until the first event has arrived; from then on the
+answer belongs to that replica, and it ends whole or with an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import cast
+
+from core.api.messages import EngineEvent
+from core.api.protocols import Policy, RouteRequest
+from core.errors import GatewayError
+from core.gateway.fleet import Fleet, Replica, ReplicaStream
+from core.routing.table import Deployment, Route
+from core.wire.frames import Accepted, Done, Failed, FromReplica, Rejected, Submit
+from core.wire.stream import PeerGoneError
+
+__all__ = ["Answer", "ReplicaFailedError", "Search"]
+
+_log = logging.getLogger("gateway.dispatch")
+
+
+class ReplicaFailedError(Exception):
+    """A replica could not give or finish an answer, but another one might.
+
+    Attributes:
+        error: what the client is told if no other one can.
+        rejected: the replica's own word, when it did not even begin: its queue is full or it is going away.
+    """
+
+    def __init__(self, error: GatewayError, rejected: Rejected | None = None) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.rejected = rejected
+
+
+class Answer:
+    """An answer that has begun: its first events are there.
+
+    Iterate over it for batches of events, the first included; each batch is what arrived together.
+    `close` it in any case: before the end that cancels the request in the replica.
+
+    Attributes:
+        replica: who gives it.
+        first_event_s: when the first events arrived, in loop time.
+    """
+
+    def __init__(self, fleet: Fleet, replica: Replica, stream: ReplicaStream) -> None:
+        self._fleet = fleet
+        self.replica = replica
+        self.first_event_s = 0.0
+        self._stream: ReplicaStream | None = stream
+        self._first: list[EngineEvent] = []
+
+    async def begin(self, submit: Submit) -> None:
+        """Submit the request and wait for the first events.
+
+        Raises:
+            ReplicaFailedError: rejected, failed or died; another candidate may be tried.
+            GatewayError: the request is at fault.
+        """
+        assert self._stream is not None  # noqa: S101 - a fresh answer has its stream
+        try:
+            self._stream.send(submit)
+            while not self._first and self._stream is not None:
+                self._first = self._events(await self._stream.receive())
+        except PeerGoneError as gone:
+            raise ReplicaFailedError(_died(self.replica)) from gone
+        self.first_event_s = asyncio.get_running_loop().time()
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[EngineEvent]]:
+        """Yield batches of events until the answer is whole.
+
+        Raises:
+            ReplicaFailedError: the replica failed or died; what was yielded is only a part.
+        """
+        if self._first:
+            yield self._first
+        while self._stream is not None:
+            try:
+                events = self._events(await self._stream.receive())
+            except PeerGoneError as gone:
+                raise ReplicaFailedError(_died(self.replica)) from gone
+            if events:
+                yield events
+
+    def close(self) -> None:
+        """Give the connection back; cancels the request unless the answer is whole. Idempotent."""
+        if self._stream is not None:
+            self._fleet.discard(self.replica, self._stream)
+            self._stream = None
+
+    def _events(self, frames: list[FromReplica]) -> list[EngineEvent]:
+        """Return the events among the frames; note loads, release the connection at the end."""
+        last = frames[-1]
+        if isinstance(last, Done | Failed | Rejected):
+            self.replica.load = last.load
+            frames.pop()
+            stream, self._stream = self._stream, None
+            if stream is not None:
+                self._fleet.release(self.replica, stream)
+            if not isinstance(last, Done):
+                raise _refusal(self.replica, last)
+        if frames and isinstance(frames[0], Accepted):
+            self.replica.load = frames[0].load
+            del frames[0]
+        return cast("list[EngineEvent]", frames)
+
+
+class Search:
+    """The hunt of one request for an answer. Remembers whom it tried, so that it never asks one twice.
+
+    Attributes:
+        attempts: candidates tried so far.
+        replica: the last of them, or None.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        policy: Policy,
+        route: Route,
+        request: RouteRequest,
+        *,
+        needs: Mapping[str, str],
+        deadline_s: float,
+    ) -> None:
+        """``needs`` maps a capability to the request field that needs it; ``deadline_s`` is in loop time.
+
+        Raises:
+            GatewayError: no enabled deployment of the route can do what is asked.
+        """
+        self._fleet = fleet
+        self._policy = policy
+        self._request = request
+        self._route = route
+        self._deadline_s = deadline_s
+        self._tiers = _able(route, request, needs)
+        self._tried: set[str] = set()
+        self._busy: list[Rejected] = []
+        self._leaving: set[str] = set()
+        self._failure: GatewayError | None = None
+        self.attempts = 0
+        self.replica: Replica | None = None
+
+    async def next_answer(self) -> Answer:
+        """Return an answer that has begun, from the best candidate not yet tried.
+
+        Raises:
+            GatewayError: nobody is left; the error is the most helpful of what was met.
+        """
+        for tier in self._tiers:
+            while True:
+                for replica in self._ranked(tier):
+                    answer = await self._try(replica)
+                    if answer is not None:
+                        return answer
+                if not await self._loaded_on_demand(tier):
+                    break
+        raise self._exhausted()
+
+    async def whole_answer(self) -> tuple[Answer, list[EngineEvent]]:
+        """Return an answer with all its events; one that breaks midway is begun anew elsewhere.
+
+        Raises:
+            GatewayError: nobody is left.
+        """
+        while True:
+            answer = await self.next_answer()
+            try:
+                return answer, [event async for events in answer for event in events]
+            except ReplicaFailedError as failure:
+                _log.warning("%s Trying elsewhere.", failure)
+                self._failure = failure.error
+            finally:
+                answer.close()
+
+    # --- one tier
+
+    def _ranked(self, tier: Sequence[Deployment]) -> list[Replica]:
+        replicas = {
+            replica.status.replica: replica
+            for deployment in tier
+            for socket, replica in self._fleet.ready(deployment.id).items()
+            if socket not in self._tried
+        }
+        if len(replicas) < 2:  # noqa: PLR2004 - nothing to rank
+            return list(replicas.values())
+        candidates = [replica.candidate() for replica in replicas.values()]
+        try:
+            return [replicas[candidate.replica] for candidate in self._policy.rank(self._request, candidates)]
+        except Exception:  # noqa: BLE001 - a policy is somebody else's code; the request goes on without it
+            _log.exception("the routing policy %s failed; using the candidates as they are", self._policy)
+            return list(replicas.values())
+
+    async def _try(self, replica: Replica) -> Answer | None:
+        self._tried.add(replica.socket)
+        self.attempts += 1
+        self.replica = replica
+        try:
+            stream = await self._fleet.acquire(replica)
+        except OSError as error:
+            _log.warning("cannot reach %s: %s", replica.status.replica, error)
+            self._failure = _died(replica)
+            return None
+        answer = Answer(self._fleet, replica, stream)
+        left_s = self._deadline_s - asyncio.get_running_loop().time()
+        try:
+            await answer.begin(Submit(request=self._request.request, timeout_s=max(left_s, 0.0)))
+        except ReplicaFailedError as failure:
+            answer.close()
+            if failure.rejected is None:
+                _log.warning("%s Trying elsewhere.", failure)
+                self._failure = failure.error
+            elif failure.rejected.reason == "busy":
+                self._busy.append(failure.rejected)
+            else:
+                self._leaving.add(replica.deployment.id)
+            return None
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    async def _loaded_on_demand(self, tier: Sequence[Deployment]) -> bool:
+        """Wait until a deployment of the tier that is loaded on demand has a replica not yet tried.
+
+        Returns False when there is nothing to wait for.
+        """
+        waiting = False
+        while True:
+            loading = False
+            for deployment in tier:
+                if any(socket not in self._tried for socket in self._fleet.ready(deployment.id)):
+                    return waiting
+                if deployment.spec.load == "startup" and deployment.idle_unload_s is None:
+                    continue
+                status = self._fleet.status(deployment.id)
+                if status.state == "stopped":
+                    self._fleet.ensure_ready(deployment.id)
+                    loading = True
+                elif status.state in ("starting", "draining"):
+                    backing_off = all(one.retry_in_s is not None for one in status.replicas)
+                    loading = loading or not backing_off
+                elif status.state == "ready" and deployment.id in self._leaving:
+                    loading = True  # the snapshot that says so is on its way
+            if not loading:
+                return False
+            waiting = True
+            await self._fleet.changed()
+
+    # --- nobody left
+
+    def _exhausted(self) -> GatewayError:
+        if self._busy and self._failure is None:
+            return GatewayError.busy(
+                f"Every queue of '{self._route.name}' is full: {self._busy[0].message}",
+                retry_after_s=min(one.retry_after_s for one in self._busy),
+            )
+        if self._failure is not None:
+            return self._failure
+        reasons, retries = [], []
+        for tier in self._tiers:
+            for deployment in tier:
+                status = self._fleet.status(deployment.id)
+                reasons.append(f"{deployment.id} is {status.state}" + (f" ({status.reason})" if status.reason else ""))
+                retries += [one.retry_in_s for one in status.replicas if one.retry_in_s is not None]
+        return GatewayError.not_ready(
+            f"The model '{self._route.name}' cannot be served now: {'; '.join(reasons)}.",
+            retry_after_s=min(retries, default=2.0),
+        )
+
+
+def _refusal(replica: Replica, frame: Failed | Rejected) -> Exception:
+    """Turn the end of a conversation that is not `Done` into the exception to raise."""
+    where = replica.status.replica
+    if frame.reason == "invalid":
+        return GatewayError.invalid(frame.message, param=frame.param, code=frame.code)
+    if isinstance(frame, Rejected):
+        return ReplicaFailedError(GatewayError.busy(frame.message, retry_after_s=frame.retry_after_s), frame)
+    if frame.reason == "timeout":
+        return GatewayError.timeout(f"{where} did not finish the answer in time: {frame.message}")
+    return ReplicaFailedError(GatewayError.engine_failed(f"{where} failed: {frame.message}"))
+
+
+def _died(replica: Replica) -> GatewayError:
+    return GatewayError.not_ready(
+        f"The process of {replica.status.replica} ended while it worked on this request; it is being restarted.",
+        retry_after_s=2.0,
+    )
+
+
+def _able(route: Route, request: RouteRequest, needs: Mapping[str, str]) -> list[list[Deployment]]:
+    """Return the route's tiers without the deployments that cannot do what is asked."""
+    missing: dict[str, str] = {}
+    tiers: list[list[Deployment]] = []
+    with_task = False
+    for tier in route.tiers:
+        able = []
+        for deployment in tier:
+            if request.task not in deployment.spec.tasks:
+                continue
+            with_task = True
+            lacking = [
+                field for capability, field in needs.items() if capability not in deployment.backend.capabilities
+            ]
+            if lacking:
+                missing.setdefault(lacking[0], deployment.spec.backend)
+            else:
+                able.append(deployment)
+        if able:
+            tiers.append(able)
+    if tiers:
+        return tiers
+    if not with_task:
+        message = f"The model '{route.name}' does not support {request.task}; GET /v1/models lists what each can do."
+        raise GatewayError.invalid(message, param="model", code="unsupported_task")
+    field, backend = next(iter(missing.items()))
+    message = (
+        f"The backend '{backend}' of '{route.name}' does not support '{field}'; leave it out or choose another model."
+    )
+    raise GatewayError.unsupported(message, param=field)

@@ -1,0 +1,257 @@
+"""The live view that one HTTP worker has of all replicas, and its connections to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.api.messages import Load
+from core.api.protocols import Candidate
+from core.routing.table import Deployment, Table
+from core.wire.frames import (
+    PROTOCOL,
+    ControlHello,
+    DeploymentStatus,
+    EnsureReady,
+    FromReplica,
+    FromSupervisor,
+    Hello,
+    ReplicaStatus,
+    Snapshot,
+    Welcome,
+)
+from core.wire.stream import FrameStream, PeerGoneError, connect
+
+__all__ = ["Fleet", "Replica"]
+
+_log = logging.getLogger("gateway.fleet")
+_MOST_IDLE_CONNECTIONS = 32
+_RECONNECT_S = 0.1
+_HELLO_TIMEOUT_S = 5.0
+
+ReplicaStream = FrameStream[FromReplica]
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """A ready replica as this worker sees it. A restarted replica has a new socket and is a new object.
+
+    Attributes:
+        status: what the last snapshot said.
+        load: the freshest load known, from its own answers or from a snapshot.
+        in_flight: requests of this worker on it now.
+    """
+
+    deployment: Deployment
+    status: ReplicaStatus
+    socket: str
+    load: Load
+    in_flight: int = 0
+    idle: list[ReplicaStream] = field(default_factory=list)
+
+    def candidate(self) -> Candidate:
+        """What a policy sees of it."""
+        spec = self.deployment.spec
+        return Candidate(
+            replica=self.status.replica,
+            deployment=spec.deployment,
+            model=spec.name,
+            backend=spec.backend,
+            weight=spec.weight,
+            slots=self.status.info.slots if self.status.info else 1,
+            load=self.load,
+            in_flight=self.in_flight,
+        )
+
+    def close_idle(self) -> None:
+        """Close the pooled connections."""
+        while self.idle:
+            self.idle.pop().close()
+
+
+class Fleet:
+    """Follows the supervisor's snapshots, and opens connections to replicas.
+
+    Attributes:
+        table: the alias table this worker routes by.
+        snapshot: the last one received, or None before the first.
+        connected: whether the supervisor is there now.
+    """
+
+    def __init__(self, table: Table, supervisor_socket: Path, *, max_frame_bytes: int) -> None:
+        self.table = table
+        self.snapshot: Snapshot | None = None
+        self.connected = False
+        self.draining = False
+        self._socket = supervisor_socket
+        self._max_frame_bytes = max_frame_bytes
+        self._statuses: dict[str, DeploymentStatus] = {}
+        self._replicas: dict[str, dict[str, Replica]] = {}
+        self._control: FrameStream[FromSupervisor] | None = None
+        self._changed = asyncio.Event()
+
+    # --- what is known
+
+    def status(self, deployment: str) -> DeploymentStatus:
+        """What the supervisor last said of a deployment; ``stopped`` before it said anything."""
+        return self._statuses.get(deployment) or DeploymentStatus(
+            deployment=deployment, state="stopped", reason="waiting for the supervisor"
+        )
+
+    def ready(self, deployment: str) -> Mapping[str, Replica]:
+        """The deployment's ready replicas by socket."""
+        return self._replicas.get(deployment, {})
+
+    @property
+    def fingerprint_matches(self) -> bool:
+        """Whether the supervisor was built from the same plugins and configuration as this worker."""
+        return self.snapshot is None or self.snapshot.fingerprint == self.table.fingerprint
+
+    def ensure_ready(self, deployment: str) -> None:
+        """Ask the supervisor to load a stopped deployment; lost silently while there is no supervisor."""
+        if self._control is not None:
+            with contextlib.suppress(PeerGoneError):
+                self._control.send(EnsureReady(deployment=deployment))
+
+    async def changed(self) -> None:
+        """Wait for the next snapshot."""
+        await self._changed.wait()
+
+    # --- connections to replicas
+
+    async def acquire(self, replica: Replica) -> ReplicaStream:
+        """Lend a connection to a replica; the request counts as in flight on it until given back.
+
+        Raises:
+            OSError: the replica cannot be reached, or did not greet.
+        """
+        replica.in_flight += 1
+        try:
+            return self._pooled(replica) or await self._connect(replica)
+        except BaseException:
+            replica.in_flight -= 1
+            raise
+
+    def release(self, replica: Replica, stream: ReplicaStream) -> None:
+        """Give back a connection whose conversation is complete; it is pooled."""
+        replica.in_flight -= 1
+        known = self._replicas.get(replica.deployment.id, {}).get(replica.socket)
+        if known is replica and not stream.gone and len(replica.idle) < _MOST_IDLE_CONNECTIONS:
+            replica.idle.append(stream)
+        else:
+            stream.close()
+
+    def discard(self, replica: Replica, stream: ReplicaStream) -> None:
+        """Give back a connection in the middle of a conversation: closing it cancels the request."""
+        replica.in_flight -= 1
+        stream.close()
+
+    @staticmethod
+    def _pooled(replica: Replica) -> ReplicaStream | None:
+        while replica.idle:
+            stream = replica.idle.pop()
+            if not stream.gone:
+                return stream
+        return None
+
+    async def _connect(self, replica: Replica) -> ReplicaStream:
+        stream: ReplicaStream = await connect(
+            replica.socket,
+            FromReplica,  # type: ignore[arg-type]  # a union stands for its members
+            max_frame_bytes=self._max_frame_bytes,
+        )
+        try:
+            async with asyncio.timeout(_HELLO_TIMEOUT_S):
+                stream.send(Hello(protocol=PROTOCOL, fingerprint=self.table.fingerprint, peer="worker"))
+                (welcome,) = await stream.receive()
+        except BaseException:
+            stream.close()
+            raise
+        if not isinstance(welcome, Welcome) or welcome.protocol != PROTOCOL:
+            stream.close()
+            msg = f"{replica.status.replica} speaks another protocol; are two versions of ai-gateway installed?"
+            raise ConnectionError(msg)
+        return stream
+
+    # --- following the supervisor
+
+    async def follow(self) -> None:
+        """Receive snapshots for ever; reconnects when the supervisor comes back."""
+        warned = False
+        while True:
+            try:
+                await self._follow_once()
+            except OSError as error:
+                if not warned and self.snapshot is not None:
+                    _log.warning("lost the supervisor (%s); routing goes on by its last snapshot", error)
+                    warned = True
+            finally:
+                self._control = None
+                if self.connected:
+                    warned = False
+                self.connected = False
+            await asyncio.sleep(_RECONNECT_S)
+
+    async def _follow_once(self) -> None:
+        control: FrameStream[FromSupervisor] = await connect(
+            str(self._socket), FromSupervisor, max_frame_bytes=self._max_frame_bytes
+        )
+        try:
+            control.send(ControlHello(protocol=PROTOCOL, fingerprint=self.table.fingerprint, pid=os.getpid()))
+            self._control = control
+            while True:
+                self.update((await control.receive())[-1])
+                self.connected = True
+        finally:
+            control.close()
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Take over a snapshot: new replicas appear, gone ones disappear, loads are refreshed."""
+        first = self.snapshot is None or self.snapshot.supervisor_pid != snapshot.supervisor_pid
+        self.snapshot = snapshot
+        if first and not self.fingerprint_matches:
+            _log.error("the supervisor runs with other plugins or another configuration; restart the whole gateway")
+        statuses = {status.deployment: status for status in snapshot.deployments}
+        for name, deployment in self.table.deployments.items():
+            status = statuses.get(name)
+            before = self._replicas.get(name, {})
+            now: dict[str, Replica] = {}
+            for one in status.replicas if status else ():
+                if one.state != "ready" or one.socket is None:
+                    continue
+                replica = before.pop(one.socket, None)
+                if replica is None:
+                    replica = Replica(deployment=deployment, status=one, socket=one.socket, load=one.load)
+                replica.status = one
+                replica.load = one.load
+                now[one.socket] = replica
+            self._replicas[name] = now
+            for gone in before.values():
+                gone.close_idle()
+        self._statuses = statuses
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def close(self) -> None:
+        """Close every connection."""
+        if self._control is not None:
+            self._control.close()
+        for replicas in self._replicas.values():
+            for replica in replicas.values():
+                replica.close_idle()
+
+    def ready_backends(self) -> list[str]:
+        """Names of the backends with a ready replica of an enabled deployment, sorted."""
+        return sorted(
+            {
+                replica.deployment.spec.backend
+                for replicas in self._replicas.values()
+                for replica in replicas.values()
+                if replica.deployment.spec.enabled
+            }
+        )

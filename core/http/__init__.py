@@ -1,0 +1,1 @@
+"""The HTTP side: thin Sanic handlers that parse, call and write."""

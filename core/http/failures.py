@@ -1,0 +1,56 @@
+"""Every error leaves in OpenAI's shape; no traceback reaches a client."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+from sanic import HTTPResponse, Request, Sanic
+from sanic.exceptions import MethodNotAllowed, NotFound, PayloadTooLarge, SanicException
+
+from core.errors import GatewayError
+from core.http.gateway import gateway_of
+
+__all__ = ["error_response", "install"]
+
+_log = logging.getLogger("gateway.http")
+
+
+def error_response(error: GatewayError, request: Request | None) -> HTTPResponse:
+    """The HTTP answer of an error."""
+    headers = error.headers()
+    if request is not None:
+        headers["x-request-id"] = str(request.id)
+    return HTTPResponse(
+        msgspec.json.encode(error.body()), status=error.status, content_type="application/json", headers=headers
+    )
+
+
+def install(app: Sanic) -> None:  # type: ignore[type-arg]
+    """Handle all that handlers and Sanic itself raise."""
+    app.exception(Exception)(_handle)
+
+
+def _handle(request: Request | None, exception: Exception) -> HTTPResponse:
+    if isinstance(exception, GatewayError):
+        error = exception
+    elif isinstance(exception, NotFound):
+        where = f"{request.method} {request.path}" if request else "this URL"
+        error = GatewayError(
+            f"There is nothing at {where}; see the API section of the README.",
+            status=404,
+            type="invalid_request_error",
+            code="unknown_url",
+        )
+    elif isinstance(exception, MethodNotAllowed):
+        error = GatewayError(str(exception), status=405, type="invalid_request_error", code="method_not_allowed")
+    elif isinstance(exception, PayloadTooLarge) and request is not None:
+        error = GatewayError.too_large(gateway_of(request).settings.limits.max_body_bytes)
+    elif isinstance(exception, SanicException) and exception.status_code < 500:  # noqa: PLR2004
+        error = GatewayError(
+            str(exception), status=exception.status_code, type="invalid_request_error", code="bad_request"
+        )
+    else:
+        _log.error("request %s failed by a mistake of the gateway", request.id if request else "?", exc_info=exception)
+        error = GatewayError.internal()
+    return error_response(error, request)

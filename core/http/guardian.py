@@ -1,0 +1,136 @@
+"""What the main process does besides Sanic's own work: keep the supervisor and the HTTP workers alive.
+
+Sanic restarts neither a custom process nor a server process that died (25.12: it marks them FAILED),
+so a thread of the main process watches both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import multiprocess
+from sanic import Sanic
+from sanic.worker.process import WorkerProcess
+
+from core.settings import Settings
+
+__all__ = ["Guardian", "end_with_parent"]
+
+_log = logging.getLogger("gateway.guardian")
+_POLL_S = 0.2
+_RESTART_S = 1.0
+_METRICS_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class Guardian:
+    """Starts the supervisor and restarts it, and HTTP workers, when they die. Lives in Sanic's main process."""
+
+    def __init__(self, app: Sanic[Any, Any], settings: Settings, run_dir: Path) -> None:
+        self._app = app
+        self._settings = settings
+        self._run_dir = run_dir
+        self._stopping = threading.Event()
+        self._buried: set[int] = set()
+        self._supervisor = self._start_supervisor()
+        self._thread = threading.Thread(target=self._watch, name="guardian", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the supervisor and with it every replica; blocks until they are gone."""
+        self._stopping.set()
+        self._thread.join()
+        table = self._settings.supervisor
+        self._supervisor.terminate()
+        try:
+            self._supervisor.wait(table.drain_timeout_s + 2 * table.kill_after_s)
+        except subprocess.TimeoutExpired:
+            _log.error("the supervisor did not end in time; killing it")
+            self._supervisor.kill()
+            self._supervisor.wait()
+        shutil.rmtree(self._run_dir, ignore_errors=True)
+
+    def _start_supervisor(self) -> subprocess.Popen[bytes]:
+        # A session of its own: Ctrl-C in the terminal is for the gateway, which then drains its replicas.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "core.supervisor"],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name != _METRICS_DIR_VARIABLE},
+        )
+        order = {
+            "run_dir": str(self._run_dir),
+            "settings": self._settings.model_dump(mode="json"),
+            # Sanic's helper process does not notice when the main process is killed; the supervisor ends it then.
+            "orphans": [child.pid for child in multiprocessing.active_children()],
+        }
+        assert process.stdin is not None  # noqa: S101 - it is a pipe
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(order).encode() + b"\n")
+            process.stdin.flush()
+        return process
+
+    def _watch(self) -> None:
+        retry_at_s: float | None = None
+        while not self._stopping.wait(_POLL_S):
+            self._restart_dead_workers()
+            if self._supervisor.poll() is None:
+                continue
+            if retry_at_s is None:
+                _log.error(
+                    "the supervisor ended (exit code %s); restarting it in %g s",
+                    self._supervisor.returncode,
+                    _RESTART_S,
+                )
+                retry_at_s = time.monotonic() + _RESTART_S
+            elif time.monotonic() >= retry_at_s:
+                self._supervisor = self._start_supervisor()
+                retry_at_s = None
+
+    def _restart_dead_workers(self) -> None:
+        manager = self._app.manager
+        if manager._shutting_down:  # noqa: SLF001 - Sanic has no public word for it
+            return
+        for worker in list(manager.transient.values()):
+            for process in list(worker.processes):
+                if not process.name.startswith(f"{worker.WORKER_PREFIX}-{WorkerProcess.SERVER_LABEL}"):
+                    continue
+                pid, exit_code = process.pid, process.exitcode
+                if pid is None or exit_code is None or pid in self._buried:
+                    continue
+                self._buried.add(pid)
+                _log.error("HTTP worker %s (pid %s) ended with code %s; restarting it", process.name, pid, exit_code)
+                multiprocess.mark_process_dead(pid, str(self._run_dir / "metrics"))  # type: ignore[no-untyped-call]
+                # The manager's own loop does the restart, in its own thread.
+                manager.monitor_publisher.send(f"{process.name}:")
+
+
+def end_with_parent(grace_s: float) -> None:
+    """In a process that Sanic spawned: end it when the main process is gone.
+
+    First as SIGTERM does, which lets running requests finish; after ``grace_s`` seconds for certain.
+    Does nothing in the main process.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace_s)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

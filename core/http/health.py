@@ -1,0 +1,140 @@
+"""``/health``, ``/livez``, ``/readyz``, ``/metrics``: true at every moment, or silent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from sanic import HTTPResponse, Request
+
+from core.gateway import metrics
+from core.http.gateway import Gateway, gateway_of
+from core.routing.table import Deployment
+from core.wire.frames import ReplicaStatus
+
+__all__ = ["health", "livez", "metrics_page", "readyz"]
+
+
+async def health(request: Request) -> HTTPResponse:
+    """``GET /health``: 200 while anything can be served, else 503; the body says what and why not.
+
+    ``healthy``: every enabled deployment whose weights are on disk can serve (it is ready, or is loaded on
+    demand). ``degraded``: some of them cannot, or the supervisor is away. ``unhealthy``: nothing can serve.
+    """
+    gateway = gateway_of(request)
+    total, in_flight, by_deployment = metrics.statistics()
+    deployments = {
+        name: _deployment(gateway, deployment, by_deployment.get(name, metrics.DeploymentStatistics()))
+        for name, deployment in gateway.table.deployments.items()
+    }
+    status, reasons = _verdict(gateway)
+    body = {
+        "status": status,
+        "reasons": reasons,
+        "total_requests": total,
+        "requests_in_flight": in_flight,
+        "backends_available": gateway.fleet.ready_backends(),
+        "deployments": deployments,
+    }
+    return _json(body, 503 if status == "unhealthy" else 200)
+
+
+async def livez(_request: Request) -> HTTPResponse:
+    """``GET /livez``: 200 while this HTTP worker answers at all."""
+    return _json({"status": "alive"}, 200)
+
+
+async def readyz(request: Request) -> HTTPResponse:
+    """``GET /readyz``: 200 when requests should be sent here, else 503."""
+    gateway = gateway_of(request)
+    status, reasons = _verdict(gateway)
+    ready = status != "unhealthy"
+    return _json({"status": "ready" if ready else "not ready", "reasons": reasons}, 200 if ready else 503)
+
+
+async def metrics_page(request: Request) -> HTTPResponse:
+    """``GET /metrics`` in Prometheus' text format."""
+    return HTTPResponse(metrics.render(gateway_of(request).fleet), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _verdict(gateway: Gateway) -> tuple[str, list[str]]:
+    fleet = gateway.fleet
+    reasons: list[str] = []
+    serving = 0
+    for deployment in gateway.table.deployments.values():
+        status = fleet.status(deployment.id)
+        if not deployment.spec.enabled or status.state == "absent":
+            continue
+        on_demand = deployment.spec.load == "on_demand" or deployment.idle_unload_s is not None
+        waits = on_demand and status.state in ("stopped", "starting", "draining") and not _backing_off(status.replicas)
+        if status.state == "ready" or waits:
+            serving += 1
+        else:
+            reasons.append(f"{deployment.id} is {status.state}" + (f": {status.reason}" if status.reason else ""))
+        reasons += [
+            f"{replica.replica} is {replica.state}" + (f": {replica.reason}" if replica.reason else "")
+            for replica in status.replicas
+            if status.state == "ready" and replica.state != "ready"
+        ]
+    if fleet.draining:
+        reasons.append("the gateway is shutting down")
+        serving = 0
+    if not fleet.connected:
+        reasons.append("the supervisor is away; it is being restarted")
+    if not fleet.fingerprint_matches:
+        reasons.append("the supervisor runs with another configuration; restart the gateway")
+    if serving == 0:
+        return "unhealthy", reasons or ["no enabled deployment has its weights on disk; see python -m core models"]
+    return ("degraded" if reasons else "healthy"), reasons
+
+
+def _backing_off(replicas: tuple[ReplicaStatus, ...]) -> bool:
+    return bool(replicas) and all(replica.retry_in_s is not None for replica in replicas)
+
+
+def _deployment(gateway: Gateway, deployment: Deployment, counted: metrics.DeploymentStatistics) -> dict[str, Any]:
+    status = gateway.fleet.status(deployment.id)
+    return {
+        "model": deployment.spec.name,
+        "backend": deployment.spec.backend,
+        "enabled": deployment.spec.enabled,
+        "state": status.state,
+        "reason": status.reason or None,
+        "requests": counted.requests,
+        "errors": counted.errors,
+        "in_flight": sum(replica.load.running for replica in status.replicas),
+        "queued": sum(replica.load.waiting for replica in status.replicas),
+        "ttft_s": _quantiles(counted.ttft_buckets),
+        "latency_s": _quantiles(counted.e2e_buckets),
+        "tokens_per_second": _rounded(counted.tokens_per_s),
+        "replicas": [_replica(replica) for replica in status.replicas],
+    }
+
+
+def _replica(replica: ReplicaStatus) -> dict[str, Any]:
+    info = replica.info
+    return {
+        "replica": replica.replica,
+        "state": replica.state,
+        "reason": replica.reason or None,
+        "pid": replica.pid,
+        "restarts": replica.restarts,
+        "retry_in_s": _rounded(replica.retry_in_s),
+        "resident_bytes": replica.rss_bytes,
+        "running": replica.load.running,
+        "waiting": replica.load.waiting,
+        "engine": msgspec.structs.asdict(info) if info else None,
+    }
+
+
+def _quantiles(buckets: dict[float, float]) -> dict[str, float | None]:
+    return {f"p{share * 100:g}": _rounded(metrics.quantile(buckets, share)) for share in (0.5, 0.95, 0.99)}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _json(content: object, status: int) -> HTTPResponse:
+    return HTTPResponse(msgspec.json.encode(content), status=status, content_type="application/json")
