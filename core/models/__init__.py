@@ -1,0 +1,20 @@
+"""Where weights come from, and the folder they are kept in (docs/weights.md)."""
+
+from __future__ import annotations
+
+from core.models.errors import PullError
+from core.models.pull import Progress, locate, pull
+from core.models.source import HubSource, PathSource, Source, UrlSource, WheelSource, parse_source
+
+__all__ = [
+    "HubSource",
+    "PathSource",
+    "Progress",
+    "PullError",
+    "Source",
+    "UrlSource",
+    "WheelSource",
+    "locate",
+    "parse_source",
+    "pull",
+]

