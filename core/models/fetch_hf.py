@@ -28,8 +28,14 @@ from core.models.source import HubSource
 if TYPE_CHECKING:
     from core.models.pull import Progress
 
+    _Tqdm = tqdm[Any]
+else:
+    _Tqdm = tqdm  # generic in its type stubs only
+
 __all__ = ["fetch"]
 
+# A failed connection: httpx.HTTPError in release 1 of the client, httpx2.HTTPError in release 2.
+_CLIENT_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 # What runtimes read as data. Pickles (.bin, .pt, .pth, .pkl, .ckpt) and .py can run code: never taken unasked.
 _WANTED = (
     "*.safetensors",
@@ -53,14 +59,11 @@ def fetch(source: HubSource, cache: Cache, endpoint: str, progress: Progress) ->
     cache.hub.mkdir(parents=True, exist_ok=True)
     try:
         return _fetch(source, cache, endpoint.rstrip("/"), progress)
-    except PullError:
-        raise
     except OSError as error:
         if error.errno is not None:  # the disk's; the client's own have no number
             raise
         raise PullError(_explain(source, endpoint, error)) from error
-    except Exception as error:
-        # The client has changed its HTTP library once, and with it the class of a failed connection.
+    except (_CLIENT_HTTP_ERROR, RuntimeError, ValueError) as error:
         raise PullError(_explain(source, endpoint, error)) from error
 
 
@@ -139,7 +142,7 @@ def _check(source: HubSource, path: Path, hub_sha256: str | None) -> None:
 def _bar(before_bytes: int, total_bytes: int | None, progress: Progress) -> type[tqdm[Any]]:
     """A class that the client takes for a progress bar and that tells ``progress`` instead of drawing."""
 
-    class Bar(tqdm[Any]):
+    class Bar(_Tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "disable": True})
             self.done_bytes = before_bytes

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["fetch"]
 
-_CHUNK_BYTES = 1024 * 1024
 _TIMEOUT_S = 60.0
 _RETRY_AFTER_S = (1.0, 2.0, 4.0, 8.0)
 """Waits between attempts; an attempt that brought bytes begins the row again."""
@@ -146,7 +145,7 @@ def _attempt(client: httpx.Client, source: UrlSource, part: _Part, progress: Pro
         digest = part.digest()
         progress(offset_bytes, total_bytes)
         with part.path.open("ab") as file:
-            for chunk in response.iter_raw(_CHUNK_BYTES):
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 digest.update(chunk)
                 offset_bytes += len(chunk)
