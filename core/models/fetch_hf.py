@@ -15,6 +15,7 @@ from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -160,6 +161,8 @@ def _bar(before_bytes: int, total_bytes: int | None, progress: Progress) -> type
 def _explain(source: HubSource, endpoint: str, error: Exception) -> str:
     repo = f"hf:{source.repo}"
     match error:
+        case LocalEntryNotFoundError(__cause__=Exception() as cause):
+            return _explain(source, endpoint, cause)
         case GatedRepoError():
             return f"{repo} is gated: accept its terms at {endpoint}/{source.repo}, then set HF_TOKEN and pull again."
         case RepositoryNotFoundError():
@@ -171,5 +174,5 @@ def _explain(source: HubSource, endpoint: str, error: Exception) -> str:
         case HfHubHTTPError(response=response):
             return f"{endpoint} answered {response.status_code} for {repo}: try again later, or check HF_TOKEN."
         case _:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
             return f"{repo} could not be fetched from {endpoint} (weights.hf_endpoint): {reason}. Pull again to go on."
