@@ -1,0 +1,65 @@
+"""Holds an engine's stream to the contract, at the cost of a dictionary look-up per event."""
+
+from __future__ import annotations
+
+from core.api.messages import (
+    Embedding,
+    EngineEvent,
+    EngineRequest,
+    Finished,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
+from core.engine.admission import count_endings
+
+__all__ = ["ContractError", "StreamCheck"]
+
+_DELTAS = frozenset((TextDelta, ReasoningDelta, ToolCallDelta))
+
+
+class ContractError(Exception):
+    """The engine broke the contract of `core.api.protocols.Engine.stream`; the message says how."""
+
+
+class StreamCheck:
+    """Sees every event of one stream; one object per request."""
+
+    def __init__(self, request: EngineRequest) -> None:
+        self._open = set(range(count_endings(request)))
+        self._usage_seen = False
+
+    def see(self, event: EngineEvent) -> None:
+        """Check the next event.
+
+        Raises:
+            ContractError: it must not come, or not now.
+        """
+        kind = type(event)
+        if self._usage_seen:
+            msg = f"the engine sent {kind.__name__} after Usage"
+            raise ContractError(msg)
+        if kind in _DELTAS:
+            return
+        if isinstance(event, Finished | Embedding):
+            ending = event.choice if isinstance(event, Finished) else event.index
+            if ending not in self._open:
+                msg = f"the engine sent {kind.__name__} {ending} twice, or nobody asked for it"
+                raise ContractError(msg)
+            self._open.remove(ending)
+        elif isinstance(event, Usage):
+            self._usage_seen = True
+        else:
+            msg = f"the engine sent {kind.__name__}, which is no event"
+            raise ContractError(msg)
+
+    def end(self) -> None:
+        """The stream is over.
+
+        Raises:
+            ContractError: something is missing.
+        """
+        if self._open or not self._usage_seen:
+            msg = "the engine ended the stream early"
+            raise ContractError(msg)

@@ -1,0 +1,97 @@
+"""One admitted request: runs the engine's stream into the connection, and ends exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Literal, cast
+
+from core.api.errors import EngineError, RequestError
+from core.api.messages import EngineRequest
+from core.api.protocols import Engine
+from core.engine.admission import Ticket
+from core.engine.contract import ContractError, StreamCheck
+from core.wire.frames import Failed, ToReplica
+from core.wire.stream import FrameStream, PeerGoneError
+
+__all__ = ["Job"]
+
+_log = logging.getLogger(__name__)
+
+_UNEXPECTED = "The engine failed in an unforeseen way; the replica's log has the details."
+
+
+class Job:
+    """Until when a request may go on, and why it ends if that time comes.
+
+    Deadline, cancel and drain are one mechanism, ``limit``, because it cancels the engine at most once: a
+    second cancellation would interrupt the engine's own cleaning up and leave its device busy.
+    """
+
+    def __init__(self, ticket: Ticket, timeout_s: float) -> None:
+        self.ticket = ticket
+        self.limit = asyncio.timeout(timeout_s)
+        self._ends_by: Literal["timeout", "draining", "gone"] = "timeout"
+        self._settled = False
+
+    def cut(self, at: float, why: Literal["draining", "gone"]) -> None:
+        """End it at this loop time at the latest."""
+        when = self.limit.when()
+        if not self._settled and not self.limit.expired() and (when is None or at < when):
+            self._ends_by = why
+            self.limit.reschedule(at)
+
+    def cut_short(self) -> Failed:
+        """What the peer is told after ``limit`` expired.
+
+        Raises:
+            PeerGoneError: there is nobody to tell.
+        """
+        if self._ends_by == "gone":
+            msg = "the peer closed the connection"
+            raise PeerGoneError(msg)
+        if self._ends_by == "draining":
+            return Failed(reason="draining", message="The replica shut down before the answer was complete.")
+        doing = "ran" if self.ticket.started.is_set() else "waited for a free slot"
+        return Failed(reason="timeout", message=f"The request's time was up while it {doing}.")
+
+    async def run(self, engine: Engine, request: EngineRequest, stream: FrameStream[ToReplica]) -> Failed | None:
+        """Pass the engine's events on; return what went wrong, or None.
+
+        Raises:
+            PeerGoneError: the peer is gone.
+        """
+        check = StreamCheck(request)
+        try:
+            events = engine.stream(request)
+            try:
+                async for event in events:
+                    check.see(event)
+                    stream.send(event)
+                    await stream.drain()
+                check.end()
+            finally:
+                self._settle()
+                await events.aclose()
+        except PeerGoneError:
+            raise
+        except RequestError as error:
+            return Failed(reason="invalid", message=str(error), param=error.param, code=error.code)
+        except (EngineError, ContractError) as error:
+            _log.error("request %s failed: %s", request.id, error)
+            return Failed(reason="engine", message=str(error))
+        except asyncio.CancelledError:
+            if cast("asyncio.Task[None]", asyncio.current_task()).cancelling():
+                raise
+            _log.exception("request %s: the engine cancelled itself", request.id)
+            return Failed(reason="engine", message=_UNEXPECTED)
+        except Exception:  # noqa: BLE001 - a plugin's bug fails its request, not its neighbours
+            _log.exception("request %s failed in the engine", request.id)
+            return Failed(reason="engine", message=_UNEXPECTED)
+        return None
+
+    def _settle(self) -> None:
+        """Lift the limit: what follows is the engine's own cleaning up."""
+        self._settled = True
+        if not self.limit.expired():
+            self.limit.reschedule(None)

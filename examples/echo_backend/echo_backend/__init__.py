@@ -1,0 +1,1 @@
+"""A backend that says your words back."""
