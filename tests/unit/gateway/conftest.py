@@ -1,0 +1,150 @@
+"""A fleet of scripted replicas over real unix sockets, without any process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from core.routing.table import Deployment, Route, Table
+
+from core.api.messages import ChatRequest, Content, EngineInfo, Message
+from core.api.protocols import Candidate, RouteRequest
+from core.api.specs import BackendSettings, BackendSpec, ModelSpec
+from core.gateway.dispatch import Search
+from core.gateway.fleet import Fleet
+from core.wire.frames import (
+    PROTOCOL,
+    DeploymentStatus,
+    Hello,
+    ReplicaStatus,
+    Snapshot,
+    Submit,
+    ToReplica,
+    Welcome,
+)
+from core.wire.stream import FrameStream, PeerGoneError, serve
+
+Script = Callable[[FrameStream[Any], Submit], Awaitable[None]]
+LIMIT = 1 << 20
+
+
+@dataclass
+class Lab:
+    """Makes deployments, replicas and searches."""
+
+    folder: Path
+    deployments: dict[str, Deployment] = field(default_factory=dict)
+    statuses: dict[str, DeploymentStatus] = field(default_factory=dict)
+    servers: list[asyncio.Server] = field(default_factory=list)
+    streams: list[FrameStream[Any]] = field(default_factory=list)
+    submitted: list[str] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    fleet: Fleet = None  # type: ignore[assignment]
+
+    def deployment(self, name: str, **changes: Any) -> Deployment:
+        capabilities = changes.pop("capabilities", frozenset())
+        model, backend = name.split("@")
+        made = Deployment(
+            spec=ModelSpec(name=model, backend=backend, **changes),
+            backend=BackendSpec(name=backend, engine="none:Engine", capabilities=capabilities),
+            settings=BackendSettings(),
+            python=None,
+            replicas=1,
+            idle_unload_s=None,
+            declared_by="test",
+        )
+        self.deployments[name] = made
+        self.statuses.setdefault(name, DeploymentStatus(deployment=name, state="stopped"))
+        return made
+
+    async def replica(self, name: str, script: Script) -> None:
+        """Start a scripted replica of a deployment and publish it as ready."""
+        index = len(self.statuses[name].replicas)
+        replica, path = f"{name}#{index}", str(self.folder / f"{len(self.servers)}.sock")
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def converse(stream: FrameStream[Any]) -> None:
+            submit: Submit | None = None
+            try:
+                while True:
+                    for frame in await stream.receive():
+                        if isinstance(frame, Hello):
+                            stream.send(Welcome(protocol=PROTOCOL, fingerprint="f", replica=replica, pid=1))
+                        elif isinstance(frame, Submit):
+                            submit = frame
+                            self.submitted.append(replica)
+                            await script(stream, frame)
+                            submit = None
+            except PeerGoneError:
+                if submit is not None:
+                    self.cancelled.append(replica)
+
+        def made(stream: FrameStream[Any]) -> None:
+            self.streams.append(stream)
+            task = asyncio.get_running_loop().create_task(converse(stream))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        self.servers.append(await serve(path, ToReplica, made, max_frame_bytes=LIMIT))  # type: ignore[arg-type]
+        status = ReplicaStatus(replica=replica, state="ready", socket=path, info=EngineInfo(slots=4))
+        old = self.statuses[name]
+        self.set(name, "ready", replicas=(*old.replicas, status))
+
+    def set(self, name: str, state: Any, **changes: Any) -> None:
+        """Publish a snapshot in which a deployment has this state."""
+        self.statuses[name] = DeploymentStatus(deployment=name, state=state, **changes)
+        self.publish()
+
+    def publish(self) -> None:
+        self.fleet.table.deployments = self.deployments
+        snapshot = Snapshot(generation=1, fingerprint="f", supervisor_pid=1, deployments=tuple(self.statuses.values()))
+        self.fleet.update(snapshot)
+
+    def search(self, *tiers: Sequence[str], policy: Any = None, **changes: Any) -> Search:
+        """A search over tiers of deployment names."""
+        route = Route(
+            name="asked", kind="alias", tiers=tuple(tuple(self.deployments[name] for name in tier) for tier in tiers)
+        )
+        request = ChatRequest(id="r", messages=(Message(role="user", content=(Content(text="hi"),)),))
+        return Search(
+            self.fleet,
+            policy or AsTheyAre(),
+            route,
+            RouteRequest(name="asked", task=changes.pop("task", "chat"), headers={}, request=request),
+            needs=changes.pop("needs", {}),
+            deadline_s=asyncio.get_running_loop().time() + 10,
+        )
+
+
+class AsTheyAre:
+    """A policy without an opinion."""
+
+    def rank(self, _request: RouteRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        return sorted(candidates, key=lambda candidate: candidate.replica)
+
+
+class FakeTable:
+    """As much of a table as a fleet needs."""
+
+    fingerprint = "f"
+    deployments: dict[str, Deployment] = {}  # noqa: RUF012
+
+
+@pytest.fixture
+async def lab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
+    made = Lab(tmp_path_factory.mktemp("l"))
+    table: Table = FakeTable()  # type: ignore[assignment]
+    made.fleet = Fleet(table, made.folder / "none", max_frame_bytes=LIMIT)
+    yield made
+    made.fleet.close()
+    for stream in made.streams:
+        stream.close()
+    for server in made.servers:
+        server.close()
+        with contextlib.suppress(Exception):
+            await server.wait_closed()
