@@ -159,20 +159,24 @@ def _bar(before_bytes: int, total_bytes: int | None, progress: Progress) -> type
 
 
 def _explain(source: HubSource, endpoint: str, error: Exception) -> str:
+    while isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # "not in the cache either" hides why the hub was no help
     repo = f"hf:{source.repo}"
+    reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    message = f"{repo} could not be fetched from {endpoint} (weights.hf_endpoint): {reason}. Pull again to go on."
     match error:
-        case LocalEntryNotFoundError(__cause__=Exception() as cause):
-            return _explain(source, endpoint, cause)
         case GatedRepoError():
-            return f"{repo} is gated: accept its terms at {endpoint}/{source.repo}, then set HF_TOKEN and pull again."
+            message = (
+                f"{repo} is gated: accept its terms at {endpoint}/{source.repo}, then set HF_TOKEN and pull again."
+            )
         case RepositoryNotFoundError():
-            return f"{endpoint} shows no repository {source.repo}: correct the name or, if it is private, set HF_TOKEN."
+            message = f"{endpoint} shows no repository {source.repo}: correct the name or, if private, set HF_TOKEN."
         case RevisionNotFoundError():
-            return f"{repo} has no revision {source.revision}: correct what follows the @."
+            message = f"{repo} has no revision {source.revision}: correct what follows the @."
         case OfflineModeIsEnabled():
-            return f"{repo} is not here and HF_HUB_OFFLINE is set: unset it, or copy the cache folder from elsewhere."
+            message = (
+                f"{repo} is not here and HF_HUB_OFFLINE is set: unset it, or copy the cache folder from elsewhere."
+            )
         case HfHubHTTPError(response=response):
-            return f"{endpoint} answered {response.status_code} for {repo}: try again later, or check HF_TOKEN."
-        case _:
-            reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-            return f"{repo} could not be fetched from {endpoint} (weights.hf_endpoint): {reason}. Pull again to go on."
+            message = f"{endpoint} answered {response.status_code} for {repo}: try again later, or check HF_TOKEN."
+    return message
