@@ -178,6 +178,8 @@ class ReplicaConfig:
         drain_timeout_s: how long running requests may go on after SIGTERM or end of standard input.
         max_frame_bytes: largest frame accepted or sent.
         log_level: of the replica's log.
+        log_dir: folder for the process's output, which the launcher connects; None: ``scratch``.
+        log_max_bytes: size at which that log is rotated.
     """
 
     replica: str
@@ -194,6 +196,8 @@ class ReplicaConfig:
     drain_timeout_s: float = 30.0
     max_frame_bytes: int = 64 * 1024 * 1024
     log_level: str = "INFO"
+    log_dir: str | None = None
+    log_max_bytes: int = 10 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,61 @@
+"""What a replica's process is given: a folder and a socket of its own, and its configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+from pathlib import Path
+
+from core.api.protocols import ReplicaConfig
+from core.routing.table import Deployment
+from core.settings import Settings
+
+__all__ = ["make_scratch", "remove_scratch", "replica_config"]
+
+
+def make_scratch(parent: Path) -> Path:
+    """Make a private folder with a short name that was never used: a late client of an old process meets nobody.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    scratch = parent / secrets.token_hex(4)
+    scratch.mkdir(mode=0o700)
+    return scratch
+
+
+def remove_scratch(scratch: Path) -> None:
+    """Remove the folder and the socket of a process that has ended. Blocks; errors are ignored."""
+    with contextlib.suppress(OSError):
+        _socket(scratch).unlink(missing_ok=True)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def replica_config(
+    deployment: Deployment, replica: str, *, weights: Path | None, scratch: Path, settings: Settings, fingerprint: str
+) -> ReplicaConfig:
+    """Return all that the process of ``replica`` needs."""
+    settings_class = deployment.backend.settings
+    limits, timing = settings.limits, settings.supervisor
+    return ReplicaConfig(
+        replica=replica,
+        model=deployment.spec,
+        engine=deployment.backend.engine,
+        settings_class=f"{settings_class.__module__}:{settings_class.__qualname__}",
+        settings=deployment.settings.model_dump(mode="json"),
+        weights=str(weights) if weights else None,
+        socket=str(_socket(scratch)),
+        scratch=str(scratch),
+        fingerprint=fingerprint,
+        max_waiting=limits.max_waiting,
+        max_waiting_prompt_tokens=limits.max_waiting_prompt_tokens,
+        drain_timeout_s=timing.drain_timeout_s,
+        max_frame_bytes=limits.max_frame_bytes,
+        log_dir=str(timing.log_dir.expanduser()),
+        log_max_bytes=timing.log_max_bytes,
+    )
+
+
+def _socket(scratch: Path) -> Path:
+    return scratch.with_suffix(".sock")

@@ -1,0 +1,212 @@
+"""One replica as the supervisor knows it, all that can happen to it, and all that can be done about it.
+
+Data only; `core.supervisor.state` decides. All times are readings of one monotonic clock, in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from core.api.messages import EngineInfo, Load
+from core.api.protocols import ReplicaExit, ReplicaState
+from core.wire.frames import Status
+
+__all__ = [
+    "Effect",
+    "Event",
+    "Exited",
+    "LaunchFailed",
+    "Launched",
+    "Overslept",
+    "Process",
+    "Replica",
+    "Reported",
+    "RetireAnswered",
+    "Stop",
+    "Tick",
+    "Wanted",
+    "WeightsFound",
+    "WeightsMissing",
+]
+
+
+# --- what is known ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Process:
+    """One process of a replica, from the decision to launch it until its end is reported.
+
+    Attributes:
+        generation: number of this start of the replica; 1 is the first.
+        launched_s: when its launch was decided.
+        pid: None until the launcher has started it.
+        ready_s: when its model was loaded, or None.
+        heard_s: when it last reported.
+        progress_s: when it last reported a step done, or nothing to do.
+        active_s: when it last had a request.
+        kill_at_s: when it is killed if it has not ended; None: it was not asked to end.
+        killed: it was killed; only its end is awaited.
+        asked_to_retire: `Effect.ASK_TO_RETIRE` is not answered yet.
+        retiring: it ends because it was idle, not because it failed.
+        verdict: why it had to end, when we know better than its exit code.
+        permanent: its model can never load.
+    """
+
+    generation: int
+    launched_s: float
+    pid: int | None = None
+    ready_s: float | None = None
+    heard_s: float = 0.0
+    progress_s: float = 0.0
+    active_s: float = 0.0
+    kill_at_s: float | None = None
+    killed: bool = False
+    asked_to_retire: bool = False
+    retiring: bool = False
+    verdict: str = ""
+    permanent: bool = False
+    load: Load = Load()  # noqa: RUF009 - frozen
+    info: EngineInfo | None = None
+    rss_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replica:
+    """All that is known of one replica.
+
+    Attributes:
+        name: ``<model>@<backend>#<index>``.
+        enabled: a disabled one is never started.
+        at_startup: start without being asked for.
+        idle_unload_s: unload after this time without requests; None: never.
+        reason: why it is in this state, for people.
+        stopping: the gateway shuts down; nothing is started any more.
+        wanted: a request asked for it while it unloads, or was about to; it starts again right after.
+        starts: how many processes were launched; the generation of the last one.
+        restarts: how many of those followed a failure.
+        failures: ends in a row, none of them after a healthy time.
+        start_at_s: when the next start is tried; None when none is planned.
+        process: the one process, or None.
+    """
+
+    name: str
+    enabled: bool = True
+    at_startup: bool = True
+    idle_unload_s: float | None = None
+    state: ReplicaState = "absent"
+    reason: str = ""
+    stopping: bool = False
+    wanted: bool = False
+    starts: int = 0
+    restarts: int = 0
+    failures: int = 0
+    start_at_s: float | None = None
+    process: Process | None = None
+
+
+# --- what happens -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFound:
+    """The weights are on disk, or none are needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsMissing:
+    """The weights were gone when process ``generation`` should have been launched."""
+
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A request wants the replica; single-flight, because all but the first find it starting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """The launcher has started the process."""
+
+    generation: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchFailed:
+    """The launcher could not start the process. ``jitter`` in (0, 1] shortens the back-off."""
+
+    generation: int
+    reason: str
+    jitter: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The process has ended, however it did. ``jitter`` in (0, 1] shortens the back-off."""
+
+    generation: int
+    end: ReplicaExit
+    jitter: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The process says how it is."""
+
+    generation: int
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class RetireAnswered:
+    """The process answers `Effect.ASK_TO_RETIRE`: it was idle and admits nothing any more, or it was not."""
+
+    generation: int
+    retired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The gateway shuts down: drain, or end at once (``now``)."""
+
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed; needed at `due_s`, harmless at any time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overslept:
+    """The supervisor itself did not run for ``by_s`` seconds: its replicas' silence proves nothing."""
+
+    by_s: float
+
+
+Event = (
+    WeightsFound
+    | WeightsMissing
+    | Wanted
+    | Launched
+    | LaunchFailed
+    | Exited
+    | Reported
+    | RetireAnswered
+    | Stop
+    | Tick
+    | Overslept
+)
+
+
+class Effect(Enum):
+    """What the loop must do; all but LAUNCH concern the process that is there."""
+
+    LAUNCH = auto()
+    ASK_TO_RETIRE = auto()
+    TERMINATE = auto()
+    KILL = auto()

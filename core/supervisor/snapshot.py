@@ -1,0 +1,45 @@
+"""What HTTP workers are told: replicas as frames, and the state that sums up a deployment. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.api.messages import Load
+from core.api.protocols import ReplicaState
+from core.routing.table import Deployment
+from core.supervisor.replica import Replica
+from core.wire.frames import DeploymentStatus, ReplicaStatus
+
+__all__ = ["deployment_status", "replica_status"]
+
+_BEST_FIRST: tuple[ReplicaState, ...] = ("ready", "draining", "starting", "stopped", "failed", "absent")
+
+
+def replica_status(replica: Replica, *, socket: str | None, now_s: float) -> ReplicaStatus:
+    """Return ``replica`` as it stands at ``now_s``; ``socket`` is its process's, shown only while it serves."""
+    process = replica.process
+    return ReplicaStatus(
+        replica=replica.name,
+        state=replica.state,
+        reason=replica.reason,
+        socket=socket if replica.state in {"ready", "draining"} else None,
+        pid=process.pid if process else None,
+        restarts=replica.restarts,
+        retry_in_s=None if replica.start_at_s is None else max(0.0, replica.start_at_s - now_s),
+        load=process.load if process else Load(),
+        info=process.info if process else None,
+        rss_bytes=process.rss_bytes if process else 0,
+    )
+
+
+def deployment_status(deployment: Deployment, replicas: Sequence[ReplicaStatus]) -> DeploymentStatus:
+    """Return a deployment's status: its best replica's state and reason."""
+    best = min(replicas, key=lambda replica: _BEST_FIRST.index(replica.state))
+    return DeploymentStatus(
+        deployment=deployment.spec.deployment,
+        state=best.state,
+        reason=best.reason,
+        load_mode=deployment.spec.load,
+        enabled=deployment.spec.enabled,
+        replicas=tuple(replicas),
+    )

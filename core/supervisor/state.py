@@ -1,0 +1,282 @@
+"""What to do with one replica: `decide(replica, event, now_s, timing) -> (replica, effects)`.
+
+Pure: no clock, no randomness, no I/O, no log. Everything that happens to a replica is an event, time
+included (`Tick`, due at `due_s`); everything to be done is an `Effect`, which `core.supervisor.loop`
+performs. A replica has at most one process, and every process is known by its generation, so that news
+of an old process cannot touch a new one. docs/supervisor.md draws the states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from operator import itemgetter
+
+from core.api.protocols import ReplicaState
+from core.settings import SupervisorTable
+from core.supervisor.replica import (
+    Effect,
+    Event,
+    Exited,
+    Launched,
+    LaunchFailed,
+    Overslept,
+    Process,
+    Replica,
+    Reported,
+    RetireAnswered,
+    Stop,
+    Tick,
+    Wanted,
+    WeightsFound,
+    WeightsMissing,
+)
+from core.supervisor.words import describe_end
+from core.wire.frames import Status
+
+__all__ = ["EXIT_PERMANENT", "Decision", "decide", "due_s"]
+
+EXIT_PERMANENT = 3
+"""Exit code of a replica whose model can never load (`core.api.errors.EngineLoadError.permanent`)."""
+
+Decision = tuple[Replica, tuple[Effect, ...]]
+
+_MOST_DOUBLINGS = 32
+
+
+# --- decisions ----------------------------------------------------------------------------------
+
+
+def decide(replica: Replica, event: Event, now_s: float, timing: SupervisorTable) -> Decision:
+    """Return the replica after ``event`` and what is to be done now."""
+    match event:
+        case WeightsFound():
+            return _weights_found(replica, now_s)
+        case Wanted():
+            return _wanted(replica, now_s)
+        case Stop(now):
+            return _stop(replica, now_s, timing, at_once=now)
+        case Tick():
+            when_s, act = min(_deadlines(replica, timing), key=itemgetter(0), default=(now_s, None))
+            return act(now_s) if act is not None and when_s <= now_s else (replica, ())
+        case _:
+            return _about_process(replica, event, now_s, timing)
+
+
+def due_s(replica: Replica, timing: SupervisorTable) -> float | None:
+    """Return when `Tick` has something to do, or None."""
+    return min((when_s for when_s, _ in _deadlines(replica, timing)), default=None)
+
+
+def _about_process(
+    replica: Replica,
+    event: WeightsMissing | Launched | LaunchFailed | Exited | Reported | RetireAnswered | Overslept,
+    now_s: float,
+    timing: SupervisorTable,
+) -> Decision:
+    process = replica.process
+    if process is None or (not isinstance(event, Overslept) and event.generation != process.generation):
+        return replica, ()
+    match event:
+        case WeightsMissing(_, reason):
+            state: ReplicaState = "stopped" if replica.stopping else "absent"
+            decision: Decision = replace(replica, process=None, state=state, reason=reason), ()
+        case Launched(_, pid):
+            decision = _launched(replica, replace(process, pid=pid))
+        case LaunchFailed(_, reason, jitter):
+            decision = _ended(replica, process, f"cannot be launched: {reason}", now_s, timing, jitter=jitter)
+        case Exited(_, end, jitter):
+            if process.ready_s is None and end.code == EXIT_PERMANENT:
+                process = replace(process, permanent=True)
+            reason = process.verdict or describe_end(end)
+            decision = _ended(replica, process, reason, now_s, timing, jitter=jitter)
+        case Reported(_, status):
+            decision = _reported(replica, process, status, now_s, timing)
+        case RetireAnswered(_, retired):
+            decision = _retire_answered(replica, process, now_s, timing, retired=retired)
+        case Overslept(by_s):
+            decision = _excused(replica, process, by_s), ()
+    return decision
+
+
+def _weights_found(replica: Replica, now_s: float) -> Decision:
+    if replica.state != "absent":
+        return replica, ()
+    if not replica.enabled:
+        return replace(replica, state="stopped", reason="disabled in the configuration"), ()
+    if replica.at_startup and not replica.stopping:
+        return _start(replica, now_s)
+    return replace(replica, state="stopped", reason="loads at the first request"), ()
+
+
+def _wanted(replica: Replica, now_s: float) -> Decision:
+    if not replica.enabled or replica.stopping:
+        return replica, ()
+    if (process := replica.process) is not None:
+        # A request that finds the replica unloading would wait for nothing. The replica may have refused it
+        # already while its answer to our question is still on the way.
+        return replace(replica, wanted=process.retiring or process.asked_to_retire), ()
+    retry = replica.state == "failed" and replica.start_at_s is not None and replica.start_at_s <= now_s
+    return _start(replica, now_s) if retry or replica.state == "stopped" else (replica, ())
+
+
+def _start(replica: Replica, now_s: float) -> Decision:
+    generation = replica.starts + 1
+    return replace(
+        replica,
+        state="starting",
+        reason=f"restarting; it ended before: {replica.reason}" if replica.failures else "loading the model",
+        wanted=False,
+        starts=generation,
+        restarts=replica.restarts + (replica.failures > 0),
+        start_at_s=None,
+        process=Process(generation=generation, launched_s=now_s),
+    ), (Effect.LAUNCH,)
+
+
+def _launched(replica: Replica, process: Process) -> Decision:
+    replica = replace(replica, process=process)
+    if process.killed:
+        return replica, (Effect.KILL,)
+    return replica, (Effect.TERMINATE,) if replica.state == "draining" else ()
+
+
+def _reported(replica: Replica, process: Process, status: Status, now_s: float, timing: SupervisorTable) -> Decision:
+    load, before = status.load, process.load
+    moved = load.steps != before.steps
+    # What changed since the last report may have changed just now: both clocks begin late, never early.
+    stuck = load.running and before.running and not moved
+    idle = not (load.running or load.waiting or before.running or before.waiting or moved)
+    process = replace(
+        process,
+        heard_s=now_s,
+        progress_s=process.progress_s if stuck else now_s,
+        active_s=process.active_s if idle else now_s,
+        load=load,
+        info=status.info or process.info,
+        rss_bytes=status.rss_bytes,
+    )
+    replica = replace(replica, process=process)
+    if process.killed:
+        return replica, ()
+    if replica.state == "starting":
+        if status.error is not None and not process.verdict:
+            # It exits by itself; a bounded wait gets its resources back if it does not.
+            process = replace(
+                process,
+                verdict=status.error,
+                permanent=status.error_permanent,
+                kill_at_s=now_s + timing.kill_after_s,
+            )
+            return replace(replica, process=process, reason=status.error), ()
+        if status.info is not None and status.error is None and not status.draining:
+            process = replace(process, ready_s=now_s, progress_s=now_s, active_s=now_s)
+            return replace(replica, process=process, state="ready", reason=""), ()
+    elif replica.state == "ready" and status.draining:
+        return _drain(replica, process, "it was told to end by somebody else", now_s, timing)
+    return replica, ()
+
+
+def _retire_answered(
+    replica: Replica, process: Process, now_s: float, timing: SupervisorTable, *, retired: bool
+) -> Decision:
+    process = replace(process, asked_to_retire=False, retiring=retired and replica.state == "ready")
+    if not process.retiring:
+        return replace(replica, process=process, wanted=False), ()
+    return _drain(replica, process, "unloading: it was idle", now_s, timing)
+
+
+def _drain(replica: Replica, process: Process, reason: str, now_s: float, timing: SupervisorTable) -> Decision:
+    kill_at_s = now_s + timing.drain_timeout_s + timing.kill_after_s
+    process = replace(process, kill_at_s=kill_at_s)
+    return replace(replica, state="draining", reason=reason, process=process), (Effect.TERMINATE,)
+
+
+def _stop(replica: Replica, now_s: float, timing: SupervisorTable, *, at_once: bool) -> Decision:
+    reason = "the gateway is shutting down"
+    replica = replace(replica, stopping=True, wanted=False, start_at_s=None)
+    process = replica.process
+    if process is None:
+        return (replace(replica, state="stopped", reason=reason) if replica.state == "starting" else replica), ()
+    if process.killed:
+        return replace(replica, state="draining", reason=reason), ()
+    if at_once:
+        process = replace(process, killed=True)
+        return replace(replica, state="draining", reason=reason, process=process), (Effect.KILL,)
+    if replica.state == "starting":
+        # Nothing is running on it yet: no drain time.
+        process = replace(process, kill_at_s=now_s + timing.kill_after_s)
+        return replace(replica, state="draining", reason=reason, process=process), (Effect.TERMINATE,)
+    if replica.state == "ready":
+        return _drain(replica, process, reason, now_s, timing)
+    return replica, ()
+
+
+def _ended(
+    replica: Replica, process: Process, reason: str, now_s: float, timing: SupervisorTable, *, jitter: float
+) -> Decision:
+    replica = replace(replica, process=None)
+    if replica.stopping:
+        return replace(replica, state="stopped", reason="the gateway is shutting down"), ()
+    if process.retiring:
+        replica = replace(replica, state="stopped", reason="unloaded: it was idle", failures=0)
+        return _start(replica, now_s) if replica.wanted else (replica, ())
+    healthy = process.ready_s is not None and now_s - process.ready_s >= timing.healthy_after_s
+    failures = 1 if healthy else replica.failures + 1
+    replica = replace(replica, reason=reason, failures=failures)
+    if process.permanent:
+        return replace(replica, state="failed", start_at_s=None), ()
+    if failures >= timing.crash_loop_failures:
+        return replace(replica, state="failed", start_at_s=now_s + timing.failed_retry_s), ()
+    doubled_s = timing.backoff_initial_s * 2.0 ** min(failures - 1, _MOST_DOUBLINGS)
+    wait_s = min(timing.backoff_max_s, doubled_s) * jitter
+    return replace(replica, state="starting", start_at_s=now_s + wait_s), ()
+
+
+def _excused(replica: Replica, process: Process, by_s: float) -> Replica:
+    process = replace(
+        process,
+        launched_s=process.launched_s + by_s,
+        heard_s=process.heard_s + by_s,
+        progress_s=process.progress_s + by_s,
+    )
+    return replace(replica, process=process)
+
+
+# --- time ---------------------------------------------------------------------------------------
+
+
+def _deadlines(replica: Replica, timing: SupervisorTable) -> Iterator[tuple[float, Callable[[float], Decision]]]:
+    """Yield when something must be done, and what; the latter takes the present time."""
+    process = replica.process
+    if process is None:
+        if replica.start_at_s is not None:
+            yield replica.start_at_s, partial(_start, replica)
+    elif process.killed:
+        return
+    elif process.kill_at_s is not None:
+        yield process.kill_at_s, partial(_kill, replica, process, "did not end when it was asked to")
+    elif replica.state == "starting":
+        limit_s = timing.load_timeout_s
+        yield process.launched_s + limit_s, partial(_kill, replica, process, f"was not ready within {limit_s:g} s")
+    else:
+        limit_s = timing.stall_timeout_s
+        yield process.heard_s + limit_s, partial(_kill, replica, process, f"hung: said nothing for {limit_s:g} s")
+        if process.load.running:
+            verdict = f"hung: no step in {limit_s:g} s with {process.load.running} running"
+            yield process.progress_s + limit_s, partial(_kill, replica, process, verdict)
+        elif replica.idle_unload_s is not None and not process.load.waiting:
+            yield process.active_s + replica.idle_unload_s, partial(_ask_to_retire, replica, process)
+
+
+def _kill(replica: Replica, process: Process, verdict: str, now_s: float) -> Decision:
+    del now_s
+    process = replace(process, killed=True, verdict=process.verdict or verdict)
+    state: ReplicaState = "starting" if replica.state == "ready" else replica.state
+    return replace(replica, state=state, reason=process.verdict, process=process), (Effect.KILL,)
+
+
+def _ask_to_retire(replica: Replica, process: Process, now_s: float) -> Decision:
+    # Counts as activity: the next question comes after another idle time, whatever the answer.
+    return replace(replica, process=replace(process, active_s=now_s, asked_to_retire=True)), (Effect.ASK_TO_RETIRE,)

@@ -1,0 +1,43 @@
+"""What operators read: reasons and log lines. Pure."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from core.api.protocols import ReplicaExit
+from core.api.specs import ModelSpec
+from core.supervisor.replica import Replica
+
+__all__ = ["describe_end", "log_line", "why_absent"]
+
+_REASON_LINES = 3
+
+
+def why_absent(spec: ModelSpec) -> str:
+    """Return what to do about weights that are not on disk."""
+    return f"weights are not on disk; fetch them with: python -m core pull {spec.name}"
+
+
+def describe_end(end: ReplicaExit) -> str:
+    """Return how a process ended, with its last words where they can explain it."""
+    if end.signal == "SIGKILL":
+        return "killed by SIGKILL (by hand, or because memory ran out)"
+    how = f"killed by {end.signal}" if end.signal else f"exit code {end.code}"
+    words = [line.strip() for line in end.stderr_tail.splitlines() if line.strip()]
+    return f"{how}: {' | '.join(words[-_REASON_LINES:])}" if words else how
+
+
+def log_line(before: Replica, after: Replica, *, now_s: float, log_dir: Path) -> tuple[int, str]:
+    """Level and text of the log line for a change: what happened, what will be done, what the operator can do."""
+    text = f"{after.name}: {after.state}"
+    if after.state != before.state:
+        text += f" (was {before.state})"
+    if after.reason:
+        text += f": {after.reason}"
+    if after.failures == before.failures or after.process is not None:
+        return logging.INFO, text
+    wait = None if after.start_at_s is None else f"{after.start_at_s - now_s:.1f} s"
+    plan = f"starting it again in {wait}" if wait else "not starting it again; remove the cause and restart the gateway"
+    level = logging.ERROR if after.state == "failed" else logging.WARNING
+    return level, f"{text}; {plan}; its log is in {log_dir}"
