@@ -6,7 +6,7 @@ msgspec finds what is wrong and where; this module says it in sentences made of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from difflib import get_close_matches
 from itertools import accumulate
 from typing import TypeVar
@@ -28,7 +28,8 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in _STEPS)
 
-_PLACE = re.compile(r"(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>.*)`)?", re.DOTALL)
+# Greedy: what the client wrote stands before the place, and the place holds no names of the client's.
+_PLACE = re.compile(r"(?P<what>.*) - at (?P<key>`key` in )?`\$\.?(?P<path>.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _WRONG_TYPE = re.compile(r"Expected `.*`, got `(\w+)`")
@@ -42,6 +43,7 @@ _TYPES = {
     "object": "an object",
 }
 _LONGEST_QUOTE = 80
+_CLOSE = 0.75
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[_BodyT], fields: Fields, limits: LimitsTable) -> _BodyT:
@@ -121,11 +123,11 @@ def _check_refused(name: str, value: bytes, fields: Fields) -> None:
 def _unknown(name: str, parent: str, fields: Fields) -> GatewayError:
     """``parent`` is the path of the object that holds the field, as the client spells it."""
     prefix = f"{_pattern(parent)}." if parent else ""
-    siblings = _names_under(prefix, {**fields.honoured, **fields.refused, **({} if parent else ACCEPTED)})
+    siblings = _names_under(prefix, fields.honoured)
     param = _shortened(f"{parent}.{name}" if parent else name)
     if name in siblings:
         hint = f"it must be {fields.honoured[prefix + name]}"
-    elif close := get_close_matches(_shortened(name), siblings, n=1):
+    elif close := get_close_matches(_shortened(name), siblings, n=1, cutoff=_CLOSE):
         hint = f"did you mean '{close[0]}'?"
     else:
         hint = "remove it, docs/openai.md lists the fields"
@@ -143,28 +145,31 @@ def _names_under(prefix: str, paths: Iterable[str]) -> list[str]:
 
 def _explained(error: str, fields: Fields) -> GatewayError:
     place = _PLACE.fullmatch(error)
-    what, path = (place["what"], place["path"] or "") if place else (error, "")
+    what, path = (place["what"], place["path"]) if place else (error, "")
     if missing := _MISSING.fullmatch(what):
         param = f"{path}.{missing[1]}" if path else missing[1]
-        message = f"'{param}' is missing; it must be {_phrase(param, fields.honoured)}."
+        message = f"'{param}' is missing; it must be {fields.honoured[_pattern(param)]}."
         return GatewayError.invalid(message, param=param, code="missing_required_parameter")
     if unknown := _UNKNOWN.fullmatch(what):
         return _unknown(unknown[1], path, fields)
-    if not path:
+    param = _told(path, fields)
+    if not param:
         message = "The request body must be a JSON object."
         return GatewayError.invalid(message, code="invalid_type")
-    # Items without a phrase of their own (logit_bias[...], stop[1]) are told by their container's.
-    param = path if _pattern(path) in fields.honoured else path.rpartition("[")[0]
-    must = f"'{param}' must be {_phrase(param, fields.honoured)}"
+    must = f"'{param}' must be {fields.honoured[_pattern(param)]}"
     if got := _WRONG_TYPE.fullmatch(what):
-        message = f"{must}, not {_TYPES.get(got[1], got[1])}."
-        return GatewayError.invalid(message, param=param, code="invalid_type")
+        exact = param == path and place and not place["key"]
+        instead = f", not {_TYPES.get(got[1], got[1])}" if exact else ""
+        return GatewayError.invalid(f"{must}{instead}.", param=param, code="invalid_type")
     instead = f", not {_quoted(value[1])}" if (value := _WRONG_VALUE.fullmatch(what)) else ""
     return GatewayError.invalid(f"{must}{instead}.", param=param, code="invalid_value")
 
 
-def _phrase(param: str, honoured: Mapping[str, str]) -> str:
-    return honoured[_pattern(param)]
+def _told(path: str, fields: Fields) -> str:
+    """The innermost part of the path that has a phrase: items of ``logit_bias`` or a schema have none."""
+    while path and _pattern(path) not in fields.honoured:
+        path = path[: max(path.rfind("["), path.rfind("."), 0)]
+    return path
 
 
 def _pattern(path: str) -> str:

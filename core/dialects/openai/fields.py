@@ -81,8 +81,10 @@ CHAT = Fields(
     | {
         "messages": "a non-empty array of messages",
         "messages[]": "an object with 'role' and 'content'",
-        "messages[].role": "'system', 'developer', 'user', 'assistant' or 'tool' (which replaces 'function')",
-        "messages[].content": "a string or a non-empty array of text parts",
+        "messages[].role": "'system', 'developer', 'user', 'assistant' or 'tool' (instead of the legacy 'function' use "
+        "'tool' with 'tool_call_id')",
+        "messages[].content": "a string or a non-empty array of text parts; null only in an assistant message that has "
+        "'tool_calls'",
         "messages[].content[]": 'an object such as {"type": "text", "text": "..."}',
         "messages[].content[].type": "'text', or 'refusal' in an assistant message (images, audio and files are not "
         "supported)",

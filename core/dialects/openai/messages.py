@@ -18,6 +18,14 @@ class _Checked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Base of the structs below."""
 
 
+class _Part(_Checked, kw_only=True):
+    """Where only text may stand. A tag would be optional here: msgspec demands tags in unions alone."""
+
+    type: Literal["text"]
+    text: str
+    prompt_cache_breakpoint: Any = None
+
+
 class _TextPart(_Checked, kw_only=True, tag_field="type", tag="text"):
     text: str
     prompt_cache_breakpoint: Any = None
@@ -38,7 +46,7 @@ class _ToolCall(_Checked, kw_only=True):
     function: _Function
 
 
-_TextContent = str | Annotated[list[_TextPart], Meta(min_length=1)]
+_TextContent = str | Annotated[list[_Part], Meta(min_length=1)]
 _AssistantContent = str | Annotated[list[_TextPart | _RefusalPart], Meta(min_length=1)]
 
 
@@ -100,7 +108,7 @@ def _assistant(given: _Assistant, index: int) -> Message:
     if given.refusal is not None:
         content += (Content(text=given.refusal),)
     if not content and not given.tool_calls:
-        raise invalid(CHAT, f"messages[{index}].content", path="messages[].content", got="null")
+        raise invalid(CHAT, f"messages[{index}].content", path="messages[].content")
     calls = (
         ToolCall(id=call.id, function=FunctionCall(name=call.function.name, arguments=call.function.arguments))
         for call in given.tool_calls or ()
@@ -117,4 +125,4 @@ def _assistant(given: _Assistant, index: int) -> Message:
 def _content(content: _AssistantContent | _TextContent) -> tuple[Content, ...]:
     if isinstance(content, str):
         return (Content(text=content),)
-    return tuple(Content(text=part.text if isinstance(part, _TextPart) else part.refusal) for part in content)
+    return tuple(Content(text=part.refusal if isinstance(part, _RefusalPart) else part.text) for part in content)

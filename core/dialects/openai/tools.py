@@ -85,7 +85,7 @@ def _tool(function: _Function, index: int) -> Tool:
     parameters = function.parameters or {"type": "object", "properties": {}}
     if parameters.setdefault("type", "object") != "object":
         param = f"tools[{index}].function.parameters"
-        raise invalid(CHAT, param, path="tools[].function.parameters", got=f"type {parameters['type']}")
+        raise invalid(CHAT, param, path="tools[].function.parameters", got=str(parameters["type"]))
     return Tool(
         name=function.name,
         description=function.description or "",
