@@ -231,27 +231,23 @@ class Search:
 
         Returns False when there is nothing to wait for.
         """
-        waiting = False
+        waited = False
         while True:
-            loading = False
-            for deployment in tier:
-                if any(socket not in self._tried for socket in self._fleet.ready(deployment.id)):
-                    return waiting
-                if deployment.spec.load == "startup" and deployment.idle_unload_s is None:
-                    continue
-                status = self._fleet.status(deployment.id)
-                if status.state == "stopped":
-                    self._fleet.ensure_ready(deployment.id)
-                    loading = True
-                elif status.state in ("starting", "draining"):
-                    backing_off = all(one.retry_in_s is not None for one in status.replicas)
-                    loading = loading or not backing_off
-                elif status.state == "ready" and deployment.id in self._leaving:
-                    loading = True  # the snapshot that says so is on its way
-            if not loading:
+            coming = [one for one in tier if self._fleet.is_coming(one) or self._is_leaving(one)]
+            if any(socket not in self._tried for one in tier for socket in self._fleet.ready(one.id)):
+                return waited
+            if not coming:
                 return False
-            waiting = True
+            for deployment in coming:
+                if self._fleet.status(deployment.id).state == "stopped":
+                    self._fleet.ensure_ready(deployment.id)
+            waited = True
             await self._fleet.changed()
+
+    def _is_leaving(self, deployment: Deployment) -> bool:
+        """Whether its replica told us that it is being unloaded; the snapshot that says so is on its way."""
+        leaving = deployment.id in self._leaving and deployment.on_demand
+        return leaving and self._fleet.status(deployment.id).state == "ready"
 
     # --- nobody left
 

@@ -107,6 +107,12 @@ class Fleet:
         """The deployment's ready replicas by socket."""
         return self._replicas.get(deployment, {})
 
+    def is_coming(self, deployment: Deployment) -> bool:
+        """Whether a request may wait for it: it is loaded on demand, and no failure holds the load up."""
+        status = self.status(deployment.id)
+        held_up = bool(status.replicas) and all(replica.retry_in_s is not None for replica in status.replicas)
+        return deployment.on_demand and status.state in {"stopped", "starting", "draining"} and not held_up
+
     @property
     def fingerprint_matches(self) -> bool:
         """Whether the supervisor was built from the same plugins and configuration as this worker."""

@@ -66,9 +66,7 @@ def _verdict(gateway: Gateway) -> tuple[str, list[str]]:
         status = fleet.status(deployment.id)
         if not deployment.spec.enabled or status.state == "absent":
             continue
-        on_demand = deployment.spec.load == "on_demand" or deployment.idle_unload_s is not None
-        waits = on_demand and status.state in ("stopped", "starting", "draining") and not _backing_off(status.replicas)
-        if status.state == "ready" or waits:
+        if status.state == "ready" or fleet.is_coming(deployment):
             serving += 1
         else:
             reasons.append(f"{deployment.id} is {status.state}" + (f": {status.reason}" if status.reason else ""))
@@ -87,10 +85,6 @@ def _verdict(gateway: Gateway) -> tuple[str, list[str]]:
     if serving == 0:
         return "unhealthy", reasons or ["no enabled deployment has its weights on disk; see python -m core models"]
     return ("degraded" if reasons else "healthy"), reasons
-
-
-def _backing_off(replicas: tuple[ReplicaStatus, ...]) -> bool:
-    return bool(replicas) and all(replica.retry_in_s is not None for replica in replicas)
 
 
 def _deployment(gateway: Gateway, deployment: Deployment, counted: metrics.DeploymentStatistics) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def _entry(gateway: Gateway, name: str) -> dict[str, Any]:
     deployments = _deployments(gateway, name)
     statuses = [gateway.fleet.status(deployment.id) for deployment in deployments]
     # What would serve a request now: the first that can, else the first there is.
-    best = next((i for i, one in enumerate(deployments) if _active(one, statuses[i])), 0)
+    best = next((i for i, one in enumerate(deployments) if _active(gateway, one)), 0)
     serving, status = deployments[best], statuses[best]
     is_alias = name not in gateway.table.models and name in gateway.table.aliases
     return openai.model_entry(
@@ -48,12 +48,12 @@ def _entry(gateway: Gateway, name: str) -> dict[str, Any]:
         owned_by=serving.declared_by,
         **({"alias_of": list(gateway.table.aliases[name].targets)} if is_alias else {}),
         backend=serving.spec.backend,
-        active=_active(serving, status),
+        active=_active(gateway, serving),
         state=status.state,
         reason=status.reason or None,
         context_tokens=_context_tokens(serving, status),
         tasks=list(serving.spec.tasks),
-        deployments=[_deployment(one, state) for one, state in zip(deployments, statuses, strict=True)],
+        deployments=[_deployment(gateway, one, state) for one, state in zip(deployments, statuses, strict=True)],
     )
 
 
@@ -70,10 +70,10 @@ def _deployments(gateway: Gateway, name: str) -> Sequence[Deployment]:
     return tried + [one for one in every if one not in tried]
 
 
-def _active(deployment: Deployment, status: DeploymentStatus) -> bool:
+def _active(gateway: Gateway, deployment: Deployment) -> bool:
     """Whether a request for it would be answered: it is ready, or will be loaded for the request."""
-    on_demand = deployment.spec.load == "on_demand" or deployment.idle_unload_s is not None
-    return deployment.spec.enabled and (status.state == "ready" or (on_demand and status.state == "stopped"))
+    ready = gateway.fleet.status(deployment.id).state == "ready"
+    return deployment.spec.enabled and (ready or gateway.fleet.is_coming(deployment))
 
 
 def _context_tokens(deployment: Deployment, status: DeploymentStatus) -> int:
@@ -82,13 +82,13 @@ def _context_tokens(deployment: Deployment, status: DeploymentStatus) -> int:
     return min(loaded, default=deployment.spec.context_tokens)
 
 
-def _deployment(deployment: Deployment, status: DeploymentStatus) -> dict[str, Any]:
+def _deployment(gateway: Gateway, deployment: Deployment, status: DeploymentStatus) -> dict[str, Any]:
     info = next((replica.info for replica in status.replicas if replica.info is not None), None)
     return {
         "id": deployment.id,
         "backend": deployment.spec.backend,
         "enabled": deployment.spec.enabled,
-        "active": _active(deployment, status),
+        "active": _active(gateway, deployment),
         "state": status.state,
         "reason": status.reason or None,
         "priority": deployment.spec.priority,
