@@ -277,7 +277,7 @@ def test_chat_needs(fields: dict[str, Any], needs: dict[str, str]) -> None:
 
 
 def test_fields_that_change_nothing_are_accepted() -> None:
-    accepted = dict.fromkeys(openai.fields.ACCEPTED, {"any": ["thing"]})
+    accepted = {name: {"any": ["thing"]} for name in openai.fields.ACCEPTED}
     harmless = {"reasoning_effort": "none", "verbosity": "medium", "audio": None, "functions": None}
     request = chat(**accepted, **harmless, modalities=["text"], stream_options=None)
     assert msgspec.structs.replace(request, id="") == msgspec.structs.replace(chat(), id="")

@@ -373,13 +373,15 @@ PATHS = [name for name in NAMES if "." not in name and "[" not in name]
 
 def survives(task: str, body: bytes) -> None:
     try:
-        parsed = PARSERS[task](body, LIMITS)
-    except GatewayError as error:
-        assert error.status == 400
-        assert error.code
-        msgspec.json.encode(error.body())
+        request = PARSERS[task](body, LIMITS).request
+    except GatewayError as refusal:
+        error = refusal
     else:
-        msgspec.msgpack.encode(parsed.request)
+        msgspec.msgpack.encode(request)
+        return
+    assert error.status == 400
+    assert error.code
+    msgspec.json.encode(error.body())
 
 
 @settings(max_examples=150, deadline=None)
