@@ -1,0 +1,109 @@
+"""From what is installed and what is configured to what runs."""
+
+from __future__ import annotations
+
+import logging
+import pkgutil
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from pydantic import BaseModel, ValidationError
+
+from core.api.protocols import Launcher, Observer, Policy
+from core.api.specs import LauncherSpec, PolicySpec
+from core.registry.registry import Registry
+from core.routing.deployments import Declared
+from core.routing.table import Table, assemble
+from core.routing.words import did_you_mean, who_brings
+from core.settings import Settings, SettingsError, describe
+
+__all__ = ["build_table", "make_launcher", "make_observers", "make_policy"]
+
+_log = logging.getLogger("gateway.registry")
+
+_Choices = Mapping[str, Declared[PolicySpec]] | Mapping[str, Declared[LauncherSpec]]
+_Tables = Mapping[str, dict[str, Any]]
+
+
+def build_table(registry: Registry, settings: Settings) -> Table:
+    """Assemble the alias table, and check every setting that belongs to a plugin.
+
+    Raises:
+        SettingsError: a name that no loaded plugin brings, or a value that its plugin refuses; all mistakes,
+            one a line. A plugin that is not loaded is a mistake exactly when something of it is named.
+    """
+    routing, supervisor, not_loaded = settings.routing, settings.supervisor, registry.not_loaded
+    mistakes = [
+        *_mistakes("policies", registry.policies, settings.policies, "routing.policy", routing.policy, not_loaded),
+        *_mistakes(
+            "launchers", registry.launchers, settings.launchers, "supervisor.launcher", supervisor.launcher, not_loaded
+        ),
+    ]
+    try:
+        table = assemble(backends=registry.backends, models=registry.models, settings=settings, not_loaded=not_loaded)
+    except SettingsError as error:
+        mistakes.append(str(error))
+    if mistakes:
+        raise SettingsError("\n".join(mistakes))
+    return table
+
+
+def make_policy(registry: Registry, settings: Settings) -> Policy:
+    """Make the policy of ``[routing] policy`` for one HTTP worker; ``settings`` have passed `build_table`.
+
+    Raises:
+        SettingsError: what the plugin makes is no policy.
+    """
+    name = settings.routing.policy
+    declared = registry.policies[name]
+    policy: object = declared.spec.policy(_validated(declared, settings.policies))
+    if not isinstance(policy, Policy):
+        msg = f"routing.policy: {name!r} of {declared.source} has no method rank(request, candidates)"
+        raise SettingsError(msg)
+    return policy
+
+
+def make_launcher(registry: Registry, settings: Settings) -> Launcher:
+    """Import and make the launcher of ``[supervisor] launcher``; ``settings`` have passed `build_table`.
+
+    Raises:
+        SettingsError: it cannot be imported.
+    """
+    declared = registry.launchers[settings.supervisor.launcher]
+    path = declared.spec.launcher
+    try:
+        launcher = pkgutil.resolve_name(path)
+    except (ImportError, AttributeError) as error:
+        msg = f"supervisor.launcher: {path} of {declared.source} cannot be imported: {error}"
+        raise SettingsError(msg) from error
+    return cast("Launcher", launcher(_validated(declared, settings.launchers)))
+
+
+def make_observers(registry: Registry) -> tuple[Observer, ...]:
+    """Make all observers for one process; one that cannot be made is logged and left out."""
+    observers = []
+    for name, declared in registry.observers.items():
+        try:
+            observers.append(declared.spec.observer())
+        except Exception:  # noqa: BLE001 - somebody else's code, and nothing depends on an observer
+            _log.exception("the observer %s of %s cannot be made; going on without it", name, declared.source)
+    return tuple(observers)
+
+
+def _mistakes(
+    kind: str, choices: _Choices, tables: _Tables, key: str, chosen: str, not_loaded: Mapping[str, str]
+) -> Iterator[str]:
+    for name in sorted({chosen, *tables}):
+        where = f"[{kind}.{name}]" if name in tables else f"{key} = {name!r}"
+        if name not in choices:
+            yield f"{where}: {did_you_mean(name, choices)} {who_brings(name, not_loaded)}"
+            continue
+        try:
+            _validated(choices[name], tables)
+        except ValidationError as error:
+            yield from describe(error, where=where).splitlines()
+
+
+def _validated(declared: Declared[PolicySpec] | Declared[LauncherSpec], tables: _Tables) -> BaseModel:
+    spec = declared.spec
+    return spec.settings.model_validate(tables.get(spec.name, {}))

@@ -1,0 +1,186 @@
+"""Deployments: what plugins declare, as the configuration changes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from core.api.errors import SpecError
+from core.api.specs import BackendSpec, ModelSpec
+from core.routing.words import did_you_mean, who_brings
+from core.settings import BackendTable, DeploymentTable, Settings, describe
+
+__all__ = ["CONFIGURATION", "Declared", "Deployment", "Deployments", "build_deployments"]
+
+CONFIGURATION = "configuration"
+SpecT = TypeVar("SpecT")
+
+_SPEC_KEYS = DeploymentTable.model_fields.keys() & {field.name for field in dataclasses.fields(ModelSpec)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Declared(Generic[SpecT]):
+    """A spec and who brought it: the plugin (name of its entry point) and its distribution."""
+
+    spec: SpecT
+    plugin: str
+    distribution: str
+    version: str
+
+    @property
+    def source(self) -> str:
+        """For people: ``ai-gateway-llamacpp 0.1.0 (llamacpp)``."""
+        return f"{self.distribution} {self.version} ({self.plugin})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deployment:
+    """One model on one backend, ready to be run.
+
+    Attributes:
+        spec: as declaration and configuration left it.
+        backend: of the plugin that runs it.
+        settings: ``[backends.<name>]`` with the deployment's own ``settings`` on top, validated.
+        python: interpreter for its replicas; None is the gateway's own.
+        replicas: processes that serve it.
+        idle_unload_s: unload after this many seconds without requests; None: never.
+        declared_by: `Declared.source`, or ``configuration``.
+    """
+
+    spec: ModelSpec
+    backend: BackendSpec
+    settings: BaseModel
+    python: str | None
+    replicas: int
+    idle_unload_s: float | None
+    declared_by: str
+
+    @property
+    def id(self) -> str:
+        """``<model>@<backend>``."""
+        return self.spec.deployment
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether a request may load it: so declared, or unloaded when idle."""
+        return self.spec.load == "on_demand" or self.idle_unload_s is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deployments:
+    """What `build_deployments` found.
+
+    Attributes:
+        by_id: sorted by id.
+        left_out: declared ids whose backend is missing, and why.
+        mistakes: of the configuration, one a line.
+    """
+
+    by_id: Mapping[str, Deployment]
+    left_out: Mapping[str, str]
+    mistakes: tuple[str, ...]
+
+
+def build_deployments(
+    backends: Mapping[str, Declared[BackendSpec]],
+    models: Sequence[Declared[ModelSpec]],
+    settings: Settings,
+    not_loaded: Mapping[str, str],
+) -> Deployments:
+    """Apply ``[backends.*]`` and ``[deployments.*]`` to what is declared."""
+    builder = _Builder(backends, models, settings, not_loaded)
+    builder.check_backend_tables()
+    for name in sorted(builder.declared.keys() | settings.deployments.keys()):
+        builder.add(name)
+    mistakes = dict.fromkeys(builder.mistakes)  # a wrong [backends.x] is met by each of its deployments
+    return Deployments(by_id=builder.built, left_out=builder.left_out, mistakes=tuple(mistakes))
+
+
+class _Builder:
+    def __init__(
+        self,
+        backends: Mapping[str, Declared[BackendSpec]],
+        models: Sequence[Declared[ModelSpec]],
+        settings: Settings,
+        not_loaded: Mapping[str, str],
+    ) -> None:
+        self.declared = {model.spec.deployment: model for model in models}
+        self.built: dict[str, Deployment] = {}
+        self.left_out: dict[str, str] = {}
+        self.mistakes: list[str] = []
+        self._backends = backends
+        self._settings = settings
+        self._not_loaded = not_loaded
+
+    def check_backend_tables(self) -> None:
+        for name in self._settings.backends.keys() - self._backends.keys():
+            self.mistakes.append(f"[backends.{name}]: {who_brings(name, self._not_loaded)}")
+        used = {name.partition("@")[2] for name in self.declared.keys() | self._settings.deployments.keys()}
+        for name in self._settings.backends.keys() & (self._backends.keys() - used):
+            self._validated(self._backends[name].spec, self._settings.backends[name].plugin_settings, {}, "")
+
+    def add(self, name: str) -> None:
+        table = self._settings.deployments.get(name)
+        where = f'[deployments."{name}"]'
+        try:
+            spec, declared_by = self._spec(name, table)
+        except (SpecError, _MistakeError) as error:
+            self.mistakes.append(f"{where}: {error}")
+            return
+        backend = self._backends.get(spec.backend)
+        if backend is None:
+            why = f"backend {spec.backend!r} is missing; {who_brings(spec.backend, self._not_loaded)}"
+            if table is not None:
+                self.mistakes.append(f"{where}: {why}")
+            self.left_out[name] = f"{name}, declared by {declared_by}, is left out: {why}"
+            return
+        table = table or DeploymentTable()
+        backend_table = self._settings.backends.get(spec.backend) or BackendTable()
+        values = self._validated(backend.spec, backend_table.plugin_settings, table.settings, where)
+        if values is not None:
+            self.built[name] = Deployment(
+                spec=spec,
+                backend=backend.spec,
+                settings=values,
+                python=backend_table.python,
+                replicas=table.replicas,
+                idle_unload_s=table.idle_unload_s,
+                declared_by=declared_by,
+            )
+
+    def _spec(self, name: str, table: DeploymentTable | None) -> tuple[ModelSpec, str]:
+        changes: dict[str, Any] = {}
+        if table is not None:
+            changes = {key: value for key in _SPEC_KEYS if (value := getattr(table, key)) is not None}
+        if declared := self.declared.get(name):
+            return dataclasses.replace(declared.spec, **changes), declared.source
+        model, at, backend = name.partition("@")
+        if not at:
+            msg = f'a deployment is written "<model>@<backend>"; {did_you_mean(name, self.declared)}'
+            raise _MistakeError(msg)
+        if "source" not in changes and backend in self._backends:
+            hint = did_you_mean(name, self.declared)
+            msg = f"no plugin declares it, and a model of your own needs a source; {hint}"
+            raise _MistakeError(msg)
+        return ModelSpec(name=model, backend=backend, **changes), CONFIGURATION
+
+    def _validated(
+        self, backend: BackendSpec, common: dict[str, Any], own: dict[str, Any], where: str
+    ) -> BaseModel | None:
+        """The deployment's own keys win, whole; a mistake is told of the table it stands in."""
+        try:
+            return backend.settings.model_validate(common | own)
+        except ValidationError as error:
+            wrong = {str(mistake["loc"][0]) for mistake in error.errors() if mistake["loc"]}
+            tables = [f"[backends.{backend.name}]"] if wrong - own.keys() or not wrong else []
+            tables += [f"{where} settings"] if wrong & own.keys() else []
+            self.mistakes += describe(error, where=" and ".join(tables)).splitlines()
+            return None
+
+
+class _MistakeError(ValueError):
+    """One mistake of the configuration."""

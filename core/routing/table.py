@@ -1,0 +1,135 @@
+"""The alias table: from a name in a request to deployments in the order in which they are tried.
+
+A pure function of installed plugins and configuration, so that every process of the gateway builds the
+same one; ``fingerprint`` proves it. docs/routing.md has the rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+from core.api.specs import BackendSpec, ModelSpec
+from core.errors import GatewayError
+from core.routing.aliases import AliasRow, Tiers, build_aliases, tiers_of
+from core.routing.deployments import Declared, Deployment, build_deployments
+from core.settings import Settings, SettingsError
+
+__all__ = ["AliasRow", "Declared", "Deployment", "Route", "Table", "Tiers", "assemble"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route:
+    """What a name means.
+
+    Attributes:
+        name: as the client wrote it.
+        tiers: the enabled deployments, best tier first; the deployments of a tier are equals, sorted by id.
+    """
+
+    name: str
+    kind: Literal["model", "alias", "deployment"]
+    tiers: Tiers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """The assembled table; every mapping is sorted by its keys. Build it with `assemble`.
+
+    Attributes:
+        deployments: by id, disabled ones too.
+        models: model name -> its deployments, best priority first, disabled ones too.
+        aliases: by name; one that a model's name hides is not among them.
+        routes: every name that is known, with its route; tiers are empty when all is disabled.
+        warnings: for the operator; none of them stops the gateway.
+        fingerprint: hex SHA-256 of all that decides where requests go and how replicas run.
+    """
+
+    deployments: Mapping[str, Deployment]
+    models: Mapping[str, tuple[Deployment, ...]]
+    aliases: Mapping[str, AliasRow]
+    routes: Mapping[str, Route]
+    warnings: tuple[str, ...]
+    fingerprint: str
+
+    def resolve(self, name: str) -> Route:
+        """Return the route of a model, alias or deployment; exact and case-sensitive.
+
+        Raises:
+            GatewayError: ``model_not_found``; ``model_disabled``: known, but every deployment is disabled.
+        """
+        route = self.routes.get(name)
+        if route is None:
+            raise GatewayError.model_not_found(name)
+        if not route.tiers:
+            raise GatewayError.model_disabled(name)
+        return route
+
+
+def assemble(
+    *,
+    backends: Mapping[str, Declared[BackendSpec]],
+    models: Sequence[Declared[ModelSpec]],
+    settings: Settings,
+    not_loaded: Mapping[str, str] | None = None,
+) -> Table:
+    """Build the table; ``models`` holds each deployment at most once (the registry sees to it).
+
+    ``not_loaded`` tells of each plugin that is installed but not loaded why, by its name: error messages
+    quote it.
+
+    Raises:
+        SettingsError: the configuration names what is not there, or holds a value that its owner refuses;
+            all mistakes, one a line.
+    """
+    built = build_deployments(backends, models, settings, not_loaded or {})
+    deployments = built.by_id
+    by_model = _by_model(deployments)
+    aliases = build_aliases(deployments, by_model, settings, built.left_out)
+    if mistakes := built.mistakes + aliases.mistakes:
+        raise SettingsError("\n".join(mistakes))
+    routes = {name: Route(name=name, kind="deployment", tiers=tiers_of([one])) for name, one in deployments.items()}
+    routes |= {name: Route(name=name, kind="alias", tiers=tiers) for name, tiers in aliases.tiers.items()}
+    routes |= {name: Route(name=name, kind="model", tiers=tiers_of(ones)) for name, ones in by_model.items()}
+    return Table(
+        deployments=deployments,
+        models=by_model,
+        aliases=aliases.rows,
+        routes=dict(sorted(routes.items())),
+        warnings=(*built.left_out.values(), *aliases.warnings),
+        fingerprint=_fingerprint(backends, deployments, aliases.rows),
+    )
+
+
+def _by_model(deployments: Mapping[str, Deployment]) -> dict[str, tuple[Deployment, ...]]:
+    ordered = sorted(deployments.values(), key=lambda one: (one.spec.name, -one.spec.priority, one.id))
+    return {name: tuple(ones) for name, ones in groupby(ordered, key=lambda one: one.spec.name)}
+
+
+def _fingerprint(
+    backends: Mapping[str, Declared[BackendSpec]],
+    deployments: Mapping[str, Deployment],
+    aliases: Mapping[str, AliasRow],
+) -> str:
+    def plain(deployment: Deployment) -> dict[str, Any]:
+        return {
+            "spec": dataclasses.asdict(deployment.spec),
+            "engine": deployment.backend.engine,
+            "backend": backends[deployment.backend.name].source,
+            "settings": deployment.settings.model_dump(mode="json"),
+            "python": deployment.python,
+            "replicas": deployment.replicas,
+            "idle_unload_s": deployment.idle_unload_s,
+            "declared_by": deployment.declared_by,
+        }
+
+    content = {
+        "deployments": {name: plain(deployment) for name, deployment in deployments.items()},
+        "aliases": {name: dataclasses.asdict(row) for name, row in aliases.items()},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
