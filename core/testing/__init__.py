@@ -2,6 +2,25 @@
 
 from __future__ import annotations
 
-from core.testing.replica import Replica, ReplicaClient, replica_config, start_replica
+import pytest
 
-__all__ = ["Replica", "ReplicaClient", "replica_config", "start_replica"]
+pytest.register_assert_rewrite("core.testing.asking", "core.testing.suites")
+
+from core.testing.asking import Answer, chat, collect, put_together  # noqa: E402 - after the line above
+from core.testing.conformance import EngineConformance  # noqa: E402
+from core.testing.replica import Replica, ReplicaClient, replica_config, start_replica  # noqa: E402
+from core.testing.weights import demo_weights, weights_of  # noqa: E402
+
+__all__ = [
+    "Answer",
+    "EngineConformance",
+    "Replica",
+    "ReplicaClient",
+    "chat",
+    "collect",
+    "demo_weights",
+    "put_together",
+    "replica_config",
+    "start_replica",
+    "weights_of",
+]

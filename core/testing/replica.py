@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,28 +141,27 @@ class Replica:
         finally:
             client.close()
 
-    async def until(self, wanted: str, *, timeout_s: float = 120.0) -> Status:
-        """Wait for a `Status`: ``info`` (it is loaded), ``error`` (loading failed), ``busy`` or ``idle``.
+    async def until(self, test: Callable[[Status], bool], *, timeout_s: float = 180.0) -> Status:
+        """Wait for a report that passes ``test``, and return it.
 
         Raises:
-            TimeoutError: it did not come to that.
+            AssertionError: none came in time, or loading failed and the test does not want to see that.
         """
-        tests = {
-            "info": lambda status: status.info is not None,
-            "error": lambda status: status.error is not None,
-            "busy": lambda status: status.load.running > 0,
-            "idle": lambda status: status.load.running + status.load.waiting == 0,
-        }
-        async with asyncio.timeout(timeout_s), self.connected() as client, contextlib.aclosing(client.watch()) as watch:
-            async for status in watch:
-                if tests[wanted](status):
-                    return status
-                assert wanted == "error" or status.error is None, status.error
-        raise AssertionError
+        seen: Status | None = None
+        try:
+            async with asyncio.timeout(timeout_s), self.connected() as client:
+                async for seen in client.watch():
+                    if test(seen):
+                        return seen
+                    assert seen.error is None, seen.error
+        except TimeoutError:
+            pass
+        msg = f"not within {timeout_s} s; the last report was {seen}"
+        raise AssertionError(msg)
 
     async def ready(self) -> EngineInfo:
         """Wait until the model is loaded."""
-        info = (await self.until("info")).info
+        info = (await self.until(lambda status: status.info is not None)).info
         assert info is not None
         return info
 

@@ -1,0 +1,1 @@
+"""The tests that `core.testing.EngineConformance` is made of, one subject a file."""

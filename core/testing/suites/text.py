@@ -1,0 +1,158 @@
+"""Text: what a stream holds, where it ends, what it counts."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from core.api.errors import RequestError
+from core.api.messages import CompletionRequest, Sampling
+from core.api.protocols import Engine
+from core.testing.asking import new_id
+from core.testing.suites.base import LONG, STORY, LoadedEngine, Suite
+
+__all__ = ["TextSuite"]
+
+_MANY_SCRIPTS = "Repeat this exactly, again and again: 🦜🦜 naïve 日本語テキスト Привет 🇫🇷 👩🏽‍🚀 🤖🧪🪐"
+
+
+class TextSuite(Suite):
+    """Chat and completions."""
+
+    async def test_info_is_sane(self, loaded: LoadedEngine) -> None:
+        """What the engine says of itself can be shown to an operator and used for admission."""
+        assert isinstance(loaded.engine, Engine)
+        assert loaded.info.slots >= 1
+        assert loaded.info.context_tokens >= 1
+        assert loaded.info.device
+        assert loaded.info.memory_bytes >= 0
+        assert loaded.info.device_requested
+
+    async def test_stream_ends_with_finished_and_usage(self, loaded: LoadedEngine) -> None:
+        """One Finished for the choice, nothing of it afterwards, Usage last, and text in between."""
+        answer = await loaded.ask(self.text_request("Say hello to the world, please."))
+        assert answer.text.strip()
+        assert set(answer.reasons) == {0}
+        assert answer.usage.prompt_tokens > 0
+        assert answer.usage.completion_tokens > 0
+
+    async def test_every_choice_finishes(self, loaded: LoadedEngine) -> None:
+        """N choices give n texts and n endings; the prompt is counted once."""
+        self.need("n")
+        alone = await loaded.ask(self.text_request(STORY, max_tokens=4))
+        answer = await loaded.ask(self.text_request(STORY, n=3, max_tokens=4))
+        assert set(answer.reasons) == {0, 1, 2}
+        assert all(answer.texts[choice].strip() for choice in range(3))
+        assert answer.usage.prompt_tokens == alone.usage.prompt_tokens
+
+    async def test_several_prompts(self, loaded: LoadedEngine) -> None:
+        """Every prompt of a completion gets its own choice, and usage is their sum."""
+        self.need_task("completion")
+        prompts = ("Once upon a time there was", "The capital of France is the city of")
+        sampling = Sampling(temperature=0.0, max_tokens=4)
+        alone = [
+            await loaded.ask(CompletionRequest(id=new_id(), prompts=(prompt,), sampling=sampling)) for prompt in prompts
+        ]
+        answer = await loaded.ask(CompletionRequest(id=new_id(), prompts=prompts, sampling=sampling))
+        assert set(answer.reasons) == {0, 1}
+        assert answer.usage.prompt_tokens == sum(one.usage.prompt_tokens for one in alone)
+        assert answer.usage.completion_tokens == sum(answer.tokens.values()) == 8
+
+    async def test_max_tokens_is_exact(self, loaded: LoadedEngine) -> None:
+        """A text cut by max_tokens has exactly so many tokens and says length."""
+        for limit in (1, 7):
+            answer = await loaded.ask(self.text_request(STORY, max_tokens=limit))
+            assert answer.reasons == {0: "length"}
+            assert answer.usage.completion_tokens == answer.tokens[0] == limit
+
+    async def test_stop_strings_never_leak(self, loaded: LoadedEngine) -> None:
+        """The text ends right before the stop string, although it spans tokens and arrives in pieces."""
+        self.need("stop")
+        whole = (await loaded.ask(self.text_request(STORY, max_tokens=24))).text
+        stop = whole[len(whole) // 2 :][:6]
+        answer = await loaded.ask(self.text_request(STORY, max_tokens=24, stop=("never said", stop)))
+        assert answer.text == whole[: whole.index(stop)]
+        assert answer.reasons == {0: "stop"}
+
+    async def test_text_held_back_for_a_stop_string_is_not_lost(self, loaded: LoadedEngine) -> None:
+        """What only began like a stop string is delivered when the text ends."""
+        self.need("stop")
+        whole = (await loaded.ask(self.text_request(STORY, max_tokens=12))).text
+        answer = await loaded.ask(self.text_request(STORY, max_tokens=12, stop=(whole[-4:] + "\x00never",)))
+        assert answer.text == whole
+
+    async def test_greedy_is_deterministic(self, loaded: LoadedEngine) -> None:
+        """At temperature 0 the same request gives the same text."""
+        texts = {(await loaded.ask(self.text_request(STORY))).text for _ in range(2)}
+        assert len(texts) == 1
+
+    async def test_same_seed_same_text(self, loaded: LoadedEngine) -> None:
+        """A seed makes sampling repeatable."""
+        self.need("seed")
+        texts = {(await loaded.ask(self.text_request(STORY, temperature=1.0, seed=7))).text for _ in range(2)}
+        assert len(texts) == 1
+
+    async def test_utf8_is_never_split(self, loaded: LoadedEngine) -> None:
+        """No delta holds a replacement character, wherever max_tokens cuts."""
+        for limit in (1, 2, 3, 5, 8, 40):
+            answer = await loaded.ask(self.text_request(_MANY_SCRIPTS, max_tokens=limit))
+            assert not [piece for piece in answer.pieces if "\ufffd" in piece]
+
+    async def test_usage_adds_up(self, loaded: LoadedEngine) -> None:
+        """Deltas and usage agree; only an end-of-text token per choice may be counted without a delta."""
+        answer = await loaded.ask(self.text_request("Say yes.", max_tokens=30))
+        assert 0 <= answer.usage.completion_tokens - answer.tokens[0] <= 1
+        assert 0 <= answer.usage.cached_tokens <= answer.usage.prompt_tokens
+        assert 0 <= answer.usage.reasoning_tokens <= answer.usage.completion_tokens
+
+    async def test_echo_begins_with_the_prompt(self, loaded: LoadedEngine) -> None:
+        """A completion with echo repeats its prompt, which costs no completion tokens."""
+        self.need("echo")
+        self.need_task("completion")
+        request = CompletionRequest(
+            id=new_id(), prompts=("Once upon a time",), echo=True, sampling=Sampling(temperature=0.0, max_tokens=4)
+        )
+        answer = await loaded.ask(request)
+        assert answer.text.startswith("Once upon a time")
+        assert answer.usage.completion_tokens == 4
+
+    async def test_token_prompts(self, loaded: LoadedEngine) -> None:
+        """A prompt of token ids is taken as it is."""
+        self.need("token_prompts")
+        self.need_task("completion")
+        request = CompletionRequest(id=new_id(), prompts=((5, 6, 7),), sampling=Sampling(temperature=0.0, max_tokens=4))
+        assert (await loaded.ask(request)).usage.prompt_tokens == 3
+
+    async def test_too_long_a_prompt_is_the_requests_fault(self, loaded: LoadedEngine) -> None:
+        """A prompt over the context is refused before the first event, with OpenAI's code."""
+        with pytest.raises(RequestError) as refused:
+            await loaded.ask(self.text_request(LONG * (loaded.info.context_tokens // 16 + 1)))
+        assert refused.value.code == "context_length_exceeded"
+
+    async def test_steps_move_while_it_works(self, loaded: LoadedEngine) -> None:
+        """The counter that tells the supervisor that the engine is not hung."""
+        events = loaded.engine.stream(loaded.filled(self.text_request(STORY, max_tokens=64)))
+        seen = {loaded.engine.load_now().steps}
+        async for _ in events:
+            load = loaded.engine.load_now()
+            seen.add(load.steps)
+            assert 0.0 <= load.kv_used <= 1.0
+        assert len(seen) > 2
+
+    async def test_full_slots_do_not_mix(self, loaded: LoadedEngine) -> None:
+        """As many streams as there are slots: each ends where it should and has its own usage and text."""
+        slots = min(loaded.info.slots, 16)
+        limits = range(3, 3 + slots)
+        requests = [
+            self.text_request(f"{'Please. ' * limit}Tell story number {limit}. {STORY}", max_tokens=limit)
+            for limit in limits
+        ]
+        alone = [await loaded.ask(request) for request in requests]
+        together = await asyncio.gather(*(loaded.ask(request) for request in requests))
+        for limit, one, other in zip(limits, alone, together, strict=True):
+            assert other.reasons == {0: "length"}
+            assert other.usage.completion_tokens == limit
+            assert other.usage.prompt_tokens == one.usage.prompt_tokens
+            if self.batch_invariant:
+                assert other.text == one.text
