@@ -32,11 +32,21 @@ def build_table(registry: Registry, settings: Settings) -> Table:
         SettingsError: a name that no loaded plugin brings, or a value that its plugin refuses; all mistakes,
             one a line. A plugin that is not loaded is a mistake exactly when something of it is named.
     """
-    routing, supervisor, not_loaded = settings.routing, settings.supervisor, registry.not_loaded
+    not_loaded = registry.not_loaded
     mistakes = [
-        *_mistakes("policies", registry.policies, settings.policies, "routing.policy", routing.policy, not_loaded),
         *_mistakes(
-            "launchers", registry.launchers, settings.launchers, "supervisor.launcher", supervisor.launcher, not_loaded
+            registry.policies,
+            settings.policies,
+            "policies",
+            chosen=("routing.policy", settings.routing.policy),
+            not_loaded=not_loaded,
+        ),
+        *_mistakes(
+            registry.launchers,
+            settings.launchers,
+            "launchers",
+            chosen=("supervisor.launcher", settings.supervisor.launcher),
+            not_loaded=not_loaded,
         ),
     ]
     try:
@@ -91,12 +101,13 @@ def make_observers(registry: Registry) -> tuple[Observer, ...]:
 
 
 def _mistakes(
-    kind: str, choices: _Choices, tables: _Tables, key: str, chosen: str, not_loaded: Mapping[str, str]
+    choices: _Choices, tables: _Tables, group: str, *, chosen: tuple[str, str], not_loaded: Mapping[str, str]
 ) -> Iterator[str]:
-    for name in sorted({chosen, *tables}):
-        where = f"[{kind}.{name}]" if name in tables else f"{key} = {name!r}"
+    """Check the tables ``[<group>.*]``, and the one name that is ``chosen``: the key it stands at, and itself."""
+    for name in sorted({chosen[1], *tables}):
+        where = f"[{group}.{name}]" if name in tables else chosen[0]
         if name not in choices:
-            yield f"{where}: {did_you_mean(name, choices)} {who_brings(name, not_loaded)}"
+            yield f"{where}: {name!r} is not there, {did_you_mean(name, choices)} Or {who_brings(name, not_loaded)}"
             continue
         try:
             _validated(choices[name], tables)
