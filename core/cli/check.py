@@ -1,0 +1,82 @@
+"""``check``: everything that can be known to be wrong without starting anything."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import core
+from core.api import SpecError
+from core.cli.common import assemble
+from core.models import locate, parse_source
+from core.registry import Registry, make_launcher, make_policy
+from core.routing.table import Table
+from core.settings import Settings, SettingsError
+
+__all__ = ["check"]
+
+_OURS = "ai-gateway"
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Print a line per mistake and per warning; mistakes alone make it fail."""
+    settings, registry, table = assemble(arguments)
+    errors = [*_choices(registry, settings), *_sources(table)]
+    warnings = [*_plugins(registry), *table.warnings, *_absent_weights(table, settings), *_rival_packages()]
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if not errors:
+        print(f"{len(table.deployments)} deployments and {len(table.aliases)} aliases are in order.")
+    return int(bool(errors))
+
+
+def _choices(registry: Registry, settings: Settings) -> Iterator[str]:
+    """Whatever the configuration chooses by name, with its table."""
+    for make in (make_policy, make_launcher):
+        try:
+            make(registry, settings)
+        except SettingsError as error:
+            yield from str(error).splitlines()
+
+
+def _sources(table: Table) -> Iterator[str]:
+    for deployment in table.deployments.values():
+        try:
+            if deployment.spec.source is not None:
+                parse_source(deployment.spec.source)
+        except SpecError as error:
+            yield f"{deployment.id}, declared by {deployment.declared_by}: {error}"
+
+
+def _absent_weights(table: Table, settings: Settings) -> Iterator[str]:
+    for deployment in table.deployments.values():
+        spec = deployment.spec
+        if not spec.enabled or spec.source is None:
+            continue
+        try:
+            found = locate(spec.source, settings.weights)
+        except SpecError:
+            continue  # an error already
+        if found is None:
+            yield f"{deployment.id}: its weights are not here; fetch them with: python -m core pull {spec.name}"
+
+
+def _plugins(registry: Registry) -> Iterator[str]:
+    for plugin in registry.plugins:
+        if plugin.status in {"failed", "incompatible"}:
+            yield f"plugin {plugin.name} of {plugin.distribution} {plugin.version}: {plugin.status}: {plugin.reason}"
+
+
+def _rival_packages() -> Iterator[str]:
+    """``core`` is a common name: another distribution's files may lie where ours should, or hide them."""
+    owners = set(metadata.packages_distributions().get("core", ())) - {_OURS}
+    if owners:
+        yield (
+            f"{', '.join(sorted(owners))} installs a package `core` too; in use is {Path(core.__file__).parent}. "
+            f"Install {_OURS} in an environment without it."
+        )

@@ -1,0 +1,31 @@
+"""What several commands do: read the configuration, assemble the table, print columns."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+
+from core.registry import Registry, build_table, load_registry
+from core.routing.table import Table
+from core.settings import Settings, load_settings
+
+__all__ = ["CommandError", "assemble", "print_columns"]
+
+
+class CommandError(Exception):
+    """A command cannot do what was asked; the message says why and what to do."""
+
+
+def assemble(arguments: argparse.Namespace) -> tuple[Settings, Registry, Table]:
+    """Read the settings named on the command line and build what every process of the gateway builds."""
+    settings = load_settings(arguments.config)
+    registry = load_registry(settings.plugins)
+    return settings, registry, build_table(registry, settings)
+
+
+def print_columns(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows under a header, each column as wide as its widest cell."""
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
