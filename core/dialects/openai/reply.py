@@ -152,8 +152,8 @@ def _embeddings(parsed: Parsed, model: str, events: Sequence[EngineEvent], usage
     return {
         "object": "list",
         "data": [
-            {"object": "embedding", "index": index, "embedding": write(vector)}
-            for index, vector in sorted(vectors.items())
+            {"object": "embedding", "index": index, "embedding": write(vectors[index])}
+            for index in range(parsed.choices)
         ],
         "model": model,
         "usage": {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens},
