@@ -14,7 +14,7 @@ from core.api.specs import LauncherSpec, PolicySpec
 from core.registry.registry import Registry
 from core.routing.deployments import Declared
 from core.routing.table import Table, assemble
-from core.routing.words import did_you_mean, who_brings
+from core.routing.words import how_to_get
 from core.settings import Settings, SettingsError, describe
 
 __all__ = ["build_table", "make_launcher", "make_observers", "make_policy"]
@@ -107,7 +107,7 @@ def _mistakes(
     for name in sorted({chosen[1], *tables}):
         where = f"[{group}.{name}]" if name in tables else chosen[0]
         if name not in choices:
-            yield f"{where}: {name!r} is not there, {did_you_mean(name, choices)} Or {who_brings(name, not_loaded)}"
+            yield f"{where}: {name!r} is not there; {how_to_get(name, choices, not_loaded)}"
             continue
         try:
             _validated(choices[name], tables)

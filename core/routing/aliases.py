@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from core.routing.deployments import CONFIGURATION, Deployment
-from core.routing.words import did_you_mean
+from core.routing.words import did_you_mean, list_not_loaded
 from core.settings import Settings
 
 __all__ = ["AliasRow", "Aliases", "Tiers", "build_aliases", "tiers_of"]
@@ -52,13 +52,15 @@ def build_aliases(
     deployments: Mapping[str, Deployment],
     models: Mapping[str, tuple[Deployment, ...]],
     settings: Settings,
+    *,
     left_out: Mapping[str, str],
+    not_loaded: Mapping[str, str],
 ) -> Aliases:
     """Merge what models offer, then let ``[aliases]`` replace whole rows.
 
-    ``left_out`` tells of declared deployments that are not there, by id, why.
+    ``left_out`` tells of declared deployments that are not there, by id, why; ``not_loaded`` of plugins.
     """
-    builder = _Builder(deployments, models, settings, left_out)
+    builder = _Builder(deployments, models, settings, left_out, not_loaded)
     for name in sorted(builder.offers.keys() | settings.aliases.keys()):
         builder.add(name)
     return Aliases(
@@ -76,6 +78,7 @@ class _Builder:
         models: Mapping[str, tuple[Deployment, ...]],
         settings: Settings,
         left_out: Mapping[str, str],
+        not_loaded: Mapping[str, str],
     ) -> None:
         self.rows: dict[str, AliasRow] = {}
         self.tiers: dict[str, Tiers] = {}
@@ -84,6 +87,7 @@ class _Builder:
         self._deployments = deployments
         self._models = models
         self._left_out = left_out
+        self._not_loaded = not_loaded
         self._configured = {
             name: (value,) if isinstance(value, str) else value for name, value in settings.aliases.items()
         }
@@ -165,4 +169,5 @@ class _Builder:
             if name in (deployment, deployment.partition("@")[0]):
                 return why
         known = self._models.keys() | self._deployments.keys() | self.offers.keys() | self._configured.keys()
-        return f"there is no model, alias or deployment {name!r}; {did_you_mean(name, known)}"
+        hint = did_you_mean(name, known) + list_not_loaded(self._not_loaded)
+        return f"there is no model, alias or deployment {name!r}; {hint}"

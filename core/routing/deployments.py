@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from core.api.errors import SpecError
 from core.api.specs import BackendSpec, ModelSpec
-from core.routing.words import did_you_mean, who_brings
+from core.routing.words import did_you_mean, how_to_get, list_not_loaded
 from core.settings import BackendTable, DeploymentTable, Settings, describe
 
 __all__ = ["CONFIGURATION", "Declared", "Deployment", "Deployments", "build_deployments"]
@@ -117,10 +117,10 @@ class _Builder:
         self._not_loaded = not_loaded
 
     def check_backend_tables(self) -> None:
-        for name in self._settings.backends.keys() - self._backends.keys():
-            self.mistakes.append(f"[backends.{name}]: {who_brings(name, self._not_loaded)}")
+        for name in sorted(self._settings.backends.keys() - self._backends.keys()):
+            self.mistakes.append(f"[backends.{name}]: {self._missing(name)}")
         used = {name.partition("@")[2] for name in self.declared.keys() | self._settings.deployments.keys()}
-        for name in self._settings.backends.keys() & (self._backends.keys() - used):
+        for name in sorted(self._settings.backends.keys() & (self._backends.keys() - used)):
             self._validated(self._backends[name].spec, self._settings.backends[name].plugin_settings, {}, "")
 
     def add(self, name: str) -> None:
@@ -133,7 +133,7 @@ class _Builder:
             return
         backend = self._backends.get(spec.backend)
         if backend is None:
-            why = f"backend {spec.backend!r} is missing; {who_brings(spec.backend, self._not_loaded)}"
+            why = self._missing(spec.backend)
             if table is not None:
                 self.mistakes.append(f"{where}: {why}")
             self.left_out[name] = f"{name}, declared by {declared_by}, is left out: {why}"
@@ -152,6 +152,9 @@ class _Builder:
                 declared_by=declared_by,
             )
 
+    def _missing(self, backend: str) -> str:
+        return f"backend {backend!r} is not there; {how_to_get(backend, self._backends, self._not_loaded)}"
+
     def _spec(self, name: str, table: DeploymentTable | None) -> tuple[ModelSpec, str]:
         changes: dict[str, Any] = {}
         if table is not None:
@@ -163,7 +166,7 @@ class _Builder:
             msg = f'a deployment is written "<model>@<backend>"; {did_you_mean(name, self.declared)}'
             raise _MistakeError(msg)
         if "source" not in changes and backend in self._backends:
-            hint = did_you_mean(name, self.declared)
+            hint = did_you_mean(name, self.declared) + list_not_loaded(self._not_loaded)
             msg = f"no plugin declares it, and a model of your own needs a source; {hint}"
             raise _MistakeError(msg)
         return ModelSpec(name=model, backend=backend, **changes), CONFIGURATION

@@ -87,10 +87,11 @@ def assemble(
         SettingsError: the configuration names what is not there, or holds a value that its owner refuses;
             all mistakes, one a line.
     """
-    built = build_deployments(backends, models, settings, not_loaded or {})
+    not_loaded = not_loaded or {}
+    built = build_deployments(backends, models, settings, not_loaded)
     deployments = built.by_id
     by_model = _by_model(deployments)
-    aliases = build_aliases(deployments, by_model, settings, built.left_out)
+    aliases = build_aliases(deployments, by_model, settings, left_out=built.left_out, not_loaded=not_loaded)
     if mistakes := built.mistakes + aliases.mistakes:
         raise SettingsError("\n".join(mistakes))
     routes = {name: Route(name=name, kind="deployment", tiers=tiers_of([one])) for name, one in deployments.items()}

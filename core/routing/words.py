@@ -1,17 +1,17 @@
-"""Words of help in error messages: what a mistyped name may have meant, and how a missing plugin is had."""
+"""Half-sentences of help in error messages: what a mistyped name may have meant, how a missing plugin is had."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
-__all__ = ["did_you_mean", "who_brings"]
+__all__ = ["did_you_mean", "how_to_get", "list_not_loaded"]
 
 _MOST_LISTED = 12
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a half-sentence: the closest of the known names, or else all of them, or that there are none."""
+    """Return the closest of the known names, or else a list of them."""
     names = sorted(known)
     if close := get_close_matches(name, names, n=1):
         return f"did you mean {close[0]!r}?"
@@ -21,12 +21,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"there are {', '.join(names[:_MOST_LISTED])}{more}"
 
 
-def who_brings(name: str, not_loaded: Mapping[str, str]) -> str:
-    """Return a half-sentence on where a missing backend, policy or launcher should come from.
+def how_to_get(name: str, known: Iterable[str], not_loaded: Mapping[str, str]) -> str:
+    """Return where a missing backend, policy or launcher is: not loaded, mistyped, or not installed.
 
-    ``not_loaded`` tells of each plugin that is installed but not loaded, by its name, why.
+    ``not_loaded`` tells of each plugin that is installed but not loaded, by its name, why. A name that looks
+    mistyped is not offered as a package to install: somebody else may own that name.
     """
     if name in not_loaded:
         return f"its plugin is installed but not loaded: {not_loaded[name]}"
-    rest = "".join(f"; not loaded: {plugin}: {why}" for plugin, why in sorted(not_loaded.items()))
-    return f"is the plugin installed? pip install ai-gateway-{name}{rest}"
+    names = sorted(known)
+    hint = did_you_mean(name, names)
+    if not get_close_matches(name, names, n=1):
+        hint += f"; is its plugin installed? pip install ai-gateway-{name}"
+    return hint + list_not_loaded(not_loaded)
+
+
+def list_not_loaded(not_loaded: Mapping[str, str]) -> str:
+    """Return the plugins that might have brought what is missing, with a semicolon before each."""
+    return "".join(f"; not loaded: {name}: {why}" for name, why in sorted(not_loaded.items()))
