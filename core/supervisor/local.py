@@ -39,7 +39,7 @@ class LocalLauncher:
         with contextlib.ExitStack() as childs, contextlib.ExitStack() as undo:
             childs.callback(os.close, read_end)
             stdin, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(write_end, "wb", buffering=0))
-            undo.callback(stdin.abort)
+            undo.callback(stdin.close)
             output = log.open()
             childs.callback(os.close, output)
             process = await asyncio.create_subprocess_exec(
@@ -86,7 +86,7 @@ class _LocalProcess:
     async def _end(self) -> ReplicaExit:
         code = await self._process.wait()
         self._kill_group()  # children it left behind
-        self._stdin.abort()
+        self._stdin.close()
         self._rotating.cancel()
         tail = self._log.tail()
         if code >= 0:

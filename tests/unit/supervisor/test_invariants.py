@@ -30,6 +30,14 @@ from core.wire.frames import Status
 TIMING = SupervisorTable(
     crash_loop_failures=3, healthy_after_s=20, failed_retry_s=40, load_timeout_s=30, stall_timeout_s=10
 )
+STATUSES = st.builds(
+    Status,
+    load=st.builds(Load, running=st.integers(0, 1), steps=st.integers(0, 2)),
+    info=st.sampled_from([None, EngineInfo()]),
+    error=st.sampled_from([None, None, "broken"]),
+    error_permanent=st.booleans(),
+    draining=st.booleans(),
+)
 
 
 class AnyLife(RuleBasedStateMachine):
@@ -110,23 +118,8 @@ class AnyLife(RuleBasedStateMachine):
         generation, self.alive = self.alive, None
         self.feed(Exited(generation, ReplicaExit(code=code, signal=None if code is not None else "SIGKILL"), 0.7))
 
-    @rule(
-        late=st.booleans(),
-        ready=st.booleans(),
-        error=st.sampled_from([None, "broken"]),
-        permanent=st.booleans(),
-        draining=st.booleans(),
-        running=st.integers(0, 1),
-        steps=st.integers(0, 2),
-    )
-    def reports(self, late, ready, error, permanent, draining, running, steps):
-        status = Status(
-            load=Load(running=running, steps=steps),
-            info=EngineInfo() if ready else None,
-            error=error,
-            error_permanent=permanent,
-            draining=draining,
-        )
+    @rule(late=st.booleans(), status=STATUSES)
+    def reports(self, late, status):
         self.feed(Reported(self.generation(late), status))
 
     @rule(late=st.booleans(), retired=st.booleans())
@@ -150,10 +143,13 @@ class AnyLife(RuleBasedStateMachine):
         elif replica.state == "starting":
             assert process is not None or replica.start_at_s is not None, "starting, but nothing will happen"
         elif replica.state == "ready":
-            assert process is not None and process.info is not None and not process.killed
+            assert process is not None
+            assert process.info is not None
+            assert not process.killed
             assert not replica.stopping
         else:
-            assert process is not None and (process.killed or process.kill_at_s is not None), "a drain without end"
+            assert process is not None
+            assert process.killed or process.kill_at_s is not None, "a drain without end"
         assert replica.reason or replica.state in {"ready", "absent"}, "a state without a reason"
 
     @invariant()

@@ -285,7 +285,7 @@ def test_a_failed_replica_is_tried_at_once_by_a_request_after_its_time_has_come(
 def test_news_of_an_old_process_cannot_touch_the_new_one():
     life = Life().until_ready().dies().pass_s(1).launched()
     before = life.replica
-    for event in (Reported(1, READY), Launched(1, 1), Exited(1, CRASH, 1.0), RetireAnswered(1, True)):  # noqa: FBT003
+    for event in (Reported(1, READY), Launched(1, 1), Exited(1, CRASH, 1.0), RetireAnswered(1, True)):
         assert life.feed(event).effects == ()
     assert life.replica == before
 
@@ -356,7 +356,7 @@ def test_an_idle_replica_is_asked_and_unloaded_when_it_agrees():
     assert life.pass_s(9).effects == ()
     assert life.pass_s(1).effects == (Effect.ASK_TO_RETIRE,)
     assert life.state == "ready"
-    life.feed(RetireAnswered(1, True))  # noqa: FBT003
+    life.feed(RetireAnswered(1, True))
     assert (life.state, life.effects) == ("draining", (Effect.TERMINATE,))
     life.dies(ReplicaExit(code=0))
     assert (life.state, life.replica.failures, life.replica.start_at_s) == ("stopped", 0, None)
@@ -365,7 +365,7 @@ def test_an_idle_replica_is_asked_and_unloaded_when_it_agrees():
 
 
 def test_a_replica_that_refuses_is_asked_again_after_another_idle_time():
-    life = idle().pass_s(10).feed(RetireAnswered(1, False))  # noqa: FBT003
+    life = idle().pass_s(10).feed(RetireAnswered(1, False))
     assert (life.state, life.effects) == ("ready", ())
     assert life.pass_s(9).effects == ()
     assert life.pass_s(1).effects == (Effect.ASK_TO_RETIRE,)
@@ -386,12 +386,12 @@ def test_a_request_that_finds_it_unloading_loads_it_again(when):
     life = idle().pass_s(10)
     if when == "asked":
         life.feed(Wanted())
-    life.feed(RetireAnswered(1, True))  # noqa: FBT003
+    life.feed(RetireAnswered(1, True))
     if when == "agreed":
         assert life.feed(Wanted()).effects == ()
     life.dies(ReplicaExit(code=0))
     assert (life.state, life.effects) == ("starting", (Effect.LAUNCH,))
-    life.launched().reports().pass_s(10).feed(RetireAnswered(2, True)).dies(ReplicaExit(code=0))  # noqa: FBT003
+    life.launched().reports().pass_s(10).feed(RetireAnswered(2, True)).dies(ReplicaExit(code=0))
     assert life.state == "stopped"  # the wish was granted once
 
 
@@ -402,7 +402,7 @@ def test_without_the_setting_it_is_never_unloaded():
 
 
 def test_a_replica_that_agreed_and_does_not_end_is_killed():
-    life = idle().pass_s(10).feed(RetireAnswered(1, True))  # noqa: FBT003
+    life = idle().pass_s(10).feed(RetireAnswered(1, True))
     assert life.pass_s(35).effects == (Effect.KILL,)
 
 
@@ -452,7 +452,7 @@ def test_stop_leaves_what_does_not_run_as_it_is():
 
 
 def test_stop_while_unloading_or_killed_waits_for_the_end():
-    life = idle().pass_s(10).feed(RetireAnswered(1, True), Wanted(), Stop())  # noqa: FBT003
+    life = idle().pass_s(10).feed(RetireAnswered(1, True), Wanted(), Stop())
     assert life.state == "draining"
     assert life.dies(ReplicaExit(code=0)).effects == ()
     assert life.state == "stopped"

@@ -1,0 +1,162 @@
+"""The socket between supervisor and HTTP workers: newest news, bounded memory, no trust."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+
+import pytest
+
+from core.supervisor.control import ControlServer
+from core.wire.frames import PROTOCOL, ControlHello, DeploymentStatus, EnsureReady, FrameDecoder, Snapshot, encode
+from core.wire.stream import PeerGoneError, connect
+
+HELLO = ControlHello(protocol=PROTOCOL, fingerprint="f", pid=1)
+LIMIT_BYTES = 1 << 20
+
+
+class Desk:
+    """A control server with a counter for a world."""
+
+    def __init__(self, path) -> None:
+        self.path = path
+        self.built = 0
+        self.state = 0
+        self.padding = ""
+        self.wanted: list[str] = []
+        self.asked = asyncio.Event()
+        self.server = ControlServer(
+            path,
+            snapshot=self.snapshot,
+            ensure_ready=self.ensure_ready,
+            fingerprint="f",
+            max_frame_bytes=LIMIT_BYTES,
+        )
+
+    def snapshot(self) -> Snapshot:
+        self.built += 1
+        deployment = DeploymentStatus(deployment="m@b", state="ready", reason=self.padding)
+        return Snapshot(generation=self.state, fingerprint="f", supervisor_pid=1, deployments=(deployment,))
+
+    def ensure_ready(self, deployment: str) -> None:
+        self.wanted.append(deployment)
+        self.asked.set()
+
+    async def client(self, *frames):
+        stream = await connect(str(self.path), Snapshot, max_frame_bytes=LIMIT_BYTES)
+        for frame in frames:
+            stream.send(frame)
+        return stream
+
+
+@pytest.fixture
+async def desk(tmp_path):
+    desk = Desk(tmp_path / "s.sock")
+    await desk.server.start()
+    yield desk
+    await desk.server.close()
+    assert not desk.path.exists()
+
+
+async def newest(stream) -> int:
+    return (await stream.receive())[-1].generation
+
+
+async def test_a_worker_gets_a_snapshot_at_once_and_at_each_publication(desk):
+    stream = await desk.client(HELLO)
+    assert await newest(stream) == 0
+    for state in (1, 2, 3):
+        desk.state = state
+        desk.server.publish()
+        assert await newest(stream) == state
+    stream.close()
+
+
+async def test_without_workers_nothing_is_built(desk):
+    desk.server.publish()
+    await asyncio.sleep(0)
+    assert desk.built == 0
+
+
+async def test_every_worker_gets_its_own(desk):
+    streams = [await desk.client(HELLO) for _ in range(5)]
+    assert [await newest(stream) for stream in streams] == [0] * 5
+    streams.pop().close()
+    desk.state = 7
+    desk.server.publish()
+    assert [await newest(stream) for stream in streams] == [7] * 4
+    for stream in streams:
+        stream.close()
+
+
+async def test_what_a_worker_wants_is_handed_on(desk):
+    stream = await desk.client(HELLO, EnsureReady(deployment="a@b"))
+    await desk.asked.wait()
+    assert desk.wanted == ["a@b"]
+    stream.close()
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        EnsureReady(deployment="a@b"),
+        ControlHello(protocol=PROTOCOL + 1, fingerprint="f", pid=1),
+        Snapshot(generation=1, fingerprint="f", supervisor_pid=1),
+    ],
+)
+async def test_who_does_not_begin_with_a_hello_we_understand_is_hung_up_on(desk, first):
+    stream = await desk.client(first)
+    with pytest.raises(PeerGoneError):
+        await stream.receive()
+    assert desk.wanted == []
+    other = await desk.client(HELLO)
+    assert await newest(other) == 0
+    other.close()
+
+
+async def test_a_worker_of_another_table_is_served_and_reported(desk, caplog):
+    with caplog.at_level(logging.ERROR):
+        stream = await desk.client(ControlHello(protocol=PROTOCOL, fingerprint="other", pid=77))
+        assert await newest(stream) == 0
+    assert "HTTP worker 77" in caplog.text
+    assert "restart the gateway" in caplog.text
+    stream.close()
+
+
+async def test_a_worker_that_does_not_read_costs_no_memory_and_then_gets_the_newest(desk):
+    desk.padding = "x" * 50_000
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as slow:
+        slow.setblocking(False)
+        await loop.sock_connect(slow, str(desk.path))
+        await loop.sock_sendall(slow, encode(HELLO))
+        other = await desk.client(HELLO)
+        built_for_other = 0
+        for state in range(1, 1001):
+            desk.state = state
+            desk.server.publish()
+            while await newest(other) != state:
+                pass
+            built_for_other += 1
+        assert desk.built - built_for_other < 50  # what fits into the kernel's and the transport's buffers
+
+        decoder, generation = FrameDecoder(Snapshot, LIMIT_BYTES), 0
+        while generation != 1000:
+            for snapshot in decoder.feed(await loop.sock_recv(slow, 1 << 16)):
+                assert snapshot.generation >= generation
+                generation = snapshot.generation
+        other.close()
+
+
+async def test_the_socket_of_a_dead_supervisor_is_replaced(tmp_path):
+    path = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    desk = Desk(path)
+    await desk.server.start()
+    stream = await desk.client(HELLO)
+    assert await newest(stream) == 0
+    await desk.server.close()
+    with pytest.raises(PeerGoneError):
+        await stream.receive()
