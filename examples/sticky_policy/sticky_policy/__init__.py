@@ -1,0 +1,1 @@
+"""A routing policy that keeps a user on one replica."""
