@@ -1,0 +1,50 @@
+"""The check that every stream of an engine passes through."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.api import ChatRequest, Embedding, EmbeddingsRequest, EngineEvent, Finished, TextDelta, Usage
+from core.engine.contract import ContractError, StreamCheck
+
+TWO_CHOICES = ChatRequest(id="r", messages=(), n=2)
+END = (Finished(choice=1), Finished(choice=0), Usage())
+
+
+def check(*events: EngineEvent) -> None:
+    stream = StreamCheck(TWO_CHOICES)
+    for event in events:
+        stream.see(event)
+    stream.end()
+
+
+def test_a_right_stream_passes() -> None:
+    """Deltas, one Finished per choice in any order, Usage."""
+    check(TextDelta(choice=0, text="a"), TextDelta(choice=1, text="b"), *END)
+
+
+def test_embeddings_end_by_their_vectors() -> None:
+    """One per input, in any order."""
+    stream = StreamCheck(EmbeddingsRequest(id="r", inputs=("a", "b")))
+    for event in (Embedding(index=1, vector=b""), Embedding(index=0, vector=b""), Usage()):
+        stream.see(event)
+    stream.end()
+
+
+@pytest.mark.parametrize(
+    ("events", "complaint"),
+    [
+        ((), "ended the stream early"),
+        (END[:2], "ended the stream early"),
+        ((END[0], END[2]), "ended the stream early"),
+        ((END[0], END[0]), "Finished 1 twice"),
+        ((Finished(choice=2),), "Finished 2"),
+        ((*END, TextDelta(text="late")), "TextDelta after Usage"),
+        ((*END, Usage()), "Usage after Usage"),
+        (("text",), "str, which is no event"),
+    ],
+)
+def test_a_wrong_stream_is_named(events: tuple[EngineEvent, ...], complaint: str) -> None:
+    """The error says what the engine did, for its author."""
+    with pytest.raises(ContractError, match=complaint):
+        check(*events)
