@@ -1,17 +1,40 @@
-"""What tests of real processes share."""
+"""What tests of real processes share: a supervisor at work, and a client of its replicas."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
 import tempfile
+import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
+from echo_backend.plugin import EchoSettings, gateway_backends
 
-from core.api import ChatRequest, Content, Message
-from core.wire.frames import PROTOCOL, Accepted, Done, FromReplica, Hello, Submit, Welcome
+from core.api import BackendSettings, ChatRequest, Content, Message, ModelSpec
+from core.routing.table import Deployment
+from core.settings import Settings
+from core.supervisor.local import LocalLauncher
+from core.supervisor.loop import SOCKET_NAME, Supervisor
+from core.wire.frames import PROTOCOL, Accepted, ControlHello, Done, FromReplica, Hello, Snapshot, Submit, Welcome
 from core.wire.stream import connect
+
+LIMIT_BYTES = 1 << 24
+TIMING = {
+    "backoff_initial_s": 0.1,
+    "backoff_max_s": 0.4,
+    "crash_loop_failures": 3,
+    "healthy_after_s": 30,
+    "failed_retry_s": 60,
+    "load_timeout_s": 15,
+    "stall_timeout_s": 10,
+    "drain_timeout_s": 5,
+    "kill_after_s": 1,
+    "status_interval_s": 0.05,
+}
 
 
 @pytest.fixture
@@ -20,6 +43,38 @@ def folder():
     path = Path(tempfile.mkdtemp(prefix="gw"))
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def echo():
+    """Make a deployment of the echo backend; what is no field of it is a setting of the backend."""
+    return _echo
+
+
+@pytest.fixture
+def until():
+    """Wait for a condition."""
+
+    async def until(condition, *, within_s=10.0):
+        limit = time.monotonic() + within_s
+        while not condition():
+            assert time.monotonic() < limit, "it did not happen in time"
+            await asyncio.sleep(0.01)
+
+    return until
+
+
+@pytest.fixture
+def script(folder):
+    """Make an interpreter that is none: a shell script."""
+
+    def script(body: str) -> str:
+        file = folder / "python.sh"
+        file.write_text(f"#!/bin/sh\n{body}\n")
+        file.chmod(0o755)
+        return str(file)
+
+    return script
 
 
 @pytest.fixture
@@ -41,7 +96,7 @@ async def submit():
     streams = []
 
     async def submit(socket: str, text: str = "hello"):
-        stream = await connect(socket, FromReplica, max_frame_bytes=1 << 24)
+        stream = await connect(socket, FromReplica, max_frame_bytes=LIMIT_BYTES)
         streams.append(stream)
         stream.send(Hello(protocol=PROTOCOL, fingerprint="f", peer="worker"))
         message = Message(role="user", content=(Content(text=text),))
@@ -63,3 +118,95 @@ async def submit():
     yield submit
     for stream in streams:
         stream.close()
+
+
+def _echo(name="echo", *, load="startup", source=None, replicas=1, idle_unload_s=None, python=None, **settings):
+    return Deployment(
+        spec=ModelSpec(name=name, backend="echo", load=load, source=source),
+        backend=gateway_backends()[0],
+        settings=EchoSettings(**settings),
+        python=python,
+        replicas=replicas,
+        idle_unload_s=idle_unload_s,
+        declared_by="test",
+    )
+
+
+class CountingLauncher(LocalLauncher):
+    """The real one; remembers what it launched."""
+
+    def __init__(self) -> None:
+        super().__init__(BackendSettings())
+        self.launches: Counter[str] = Counter()
+        self.pids: list[int] = []
+
+    async def launch(self, config, *, python):
+        self.launches[config.replica] += 1
+        process = await super().launch(config, python=python)
+        self.pids.append(process.pid)
+        return process
+
+
+class House:
+    """A supervisor at work, and a way to see what it says."""
+
+    def __init__(self, folder: Path, deployments, timing, observers=()) -> None:
+        self.run_dir = folder / "run"
+        self.log_dir = folder / "logs"
+        self.launcher = CountingLauncher()
+        settings = Settings(supervisor={**TIMING, "log_dir": str(self.log_dir), **timing})
+        self.supervisor = Supervisor(
+            deployments={deployment.id: deployment for deployment in deployments},
+            fingerprint="f",
+            settings=settings,
+            launcher=self.launcher,
+            observers=observers,
+            run_dir=self.run_dir,
+        )
+        self.running = asyncio.create_task(self.supervisor.run())
+
+    def replica(self, name="echo", index=0):
+        deployments = {one.deployment: one for one in self.supervisor.snapshot().deployments}
+        return deployments[f"{name}@echo"].replicas[index]
+
+    async def until(self, state, name="echo", *, within_s=15.0, **fields):
+        """Wait until the replica is in ``state`` (and has ``fields``); return its status."""
+        limit = time.monotonic() + within_s
+        while True:
+            replica = self.replica(name)
+            if replica.state == state and all(getattr(replica, key) == value for key, value in fields.items()):
+                return replica
+            assert time.monotonic() < limit, f"not {state} {fields} but {replica}; it said:\n{self.log(name)}"
+            await asyncio.sleep(0.01)
+
+    def log(self, name) -> str:
+        file = self.log_dir / f"{name}@echo#0.log"
+        return file.read_text() if file.exists() else ""
+
+    async def control(self):
+        stream = await connect(str(self.run_dir / SOCKET_NAME), Snapshot, max_frame_bytes=LIMIT_BYTES)
+        stream.send(ControlHello(protocol=PROTOCOL, fingerprint="f", pid=os.getpid()))
+        return stream
+
+    async def stop(self) -> None:
+        self.supervisor.stop()
+        await asyncio.wait_for(self.running, 15)
+
+
+@pytest.fixture
+async def house(folder):
+    """Start a supervisor; at the end nothing of it may be left."""
+    houses = []
+
+    async def build(*deployments, observers=(), **timing):
+        houses.append(House(folder, deployments, timing, observers))
+        while not (houses[-1].run_dir / SOCKET_NAME).exists():
+            await asyncio.sleep(0.005)
+        return houses[-1]
+
+    yield build
+    for one in houses:
+        one.supervisor.kill()
+        await asyncio.wait_for(one.running, 15)
+        assert not [pid for pid in one.launcher.pids if psutil.pid_exists(pid)], "a process was left behind"
+        assert not list((one.run_dir / "r").iterdir()), "a socket or scratch folder was left behind"

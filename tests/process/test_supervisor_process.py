@@ -49,6 +49,10 @@ class Child:
 
     async def ready(self):
         """Wait until the echo replica serves; return its status."""
+        return await self.until("ready")
+
+    async def until(self, state):
+        """Wait until the echo replica is in this state; return its status."""
         limit = time.monotonic() + 15
         while time.monotonic() < limit:
             try:
@@ -57,24 +61,16 @@ class Child:
                 while True:
                     snapshot = (await stream.receive())[-1]
                     replicas = [one for deployment in snapshot.deployments for one in deployment.replicas]
-                    if snapshot.supervisor_pid == self.process.pid and replicas[0].state == "ready":
+                    if snapshot.supervisor_pid == self.process.pid and replicas[0].state == state:
                         stream.close()
                         return replicas[0]
             except (OSError, PeerGoneError):
                 assert self.process.poll() is None, "the supervisor ended"
                 await asyncio.sleep(0.02)
-        raise AssertionError("not ready in time")
+        raise AssertionError(f"not {state} in time")
 
-    async def ended(self, *, within_s=10.0) -> int:
-        await until(lambda: self.process.poll() is not None, within_s=within_s)
-        return self.process.returncode
-
-
-async def until(condition, *, within_s=10.0):
-    limit = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < limit, "it did not happen in time"
-        await asyncio.sleep(0.01)
+    async def ended(self) -> int:
+        return await asyncio.to_thread(self.process.wait, 10)
 
 
 @pytest.fixture
@@ -135,7 +131,7 @@ async def test_a_second_sigterm_does_not_wait(start, submit, gone):
     end = await submit(replica.socket)
     began_s = time.monotonic()
     child.process.terminate()
-    await asyncio.sleep(0.2)  # two signals at once are one
+    await child.until("draining")  # two signals at once would be one
     child.process.terminate()
     assert await child.ended() == 0
     assert time.monotonic() - began_s < 3
@@ -144,7 +140,7 @@ async def test_a_second_sigterm_does_not_wait(start, submit, gone):
         await end()
 
 
-async def test_a_killed_supervisor_leaves_replicas_that_drain_and_its_successor_serves(start, submit, gone):
+async def test_a_killed_supervisor_leaves_replicas_that_drain_and_its_successor_serves(start, submit, gone, until):
     first = start(tokens=40, tokens_per_s=20)
     before = await first.ready()
     end = await submit(before.socket)
@@ -162,7 +158,7 @@ async def test_a_killed_supervisor_leaves_replicas_that_drain_and_its_successor_
     assert gone(after.pid)
 
 
-async def test_an_order_that_makes_no_sense_is_refused(folder):
+async def test_an_order_that_makes_no_sense_is_refused():
     for order, complaint in ((b"", b"cannot start"), (b'{"run_dir": "x", "settings": {"nonsense": 1}}\n', b"nonsense")):
         process = subprocess.run(
             [sys.executable, "-m", "core.supervisor"], input=order, capture_output=True, check=False, timeout=20
