@@ -31,7 +31,7 @@ def check(arguments: argparse.Namespace) -> int:
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if not errors:
-        print(f"{len(table.deployments)} deployments and {len(table.aliases)} aliases are in order.")
+        print(f"In order: {len(table.deployments)} deployment(s), {len(table.aliases)} alias(es).")
     return int(bool(errors))
 
 

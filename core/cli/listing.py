@@ -40,7 +40,7 @@ def models(arguments: argparse.Namespace) -> int:
         _print_json(rows)
     else:
         print_columns(
-            ("DEPLOYMENT", "ENABLED", "PRIORITY", "WEIGHT", "LOAD", "CONTEXT", "MEMORY", "SOURCE", "WEIGHTS"),
+            ("DEPLOYMENT", "ENABLED", "PRIORITY", "WEIGHT", "LOAD", "CONTEXT", "MEMORY", "WEIGHTS", "SOURCE"),
             [
                 (
                     row["deployment"],
@@ -50,8 +50,8 @@ def models(arguments: argparse.Namespace) -> int:
                     row["load"],
                     str(row["context_tokens"]),
                     f"{row['memory_bytes'] / 1e9:.1f} GB" if row["memory_bytes"] else "?",
+                    row["pull"] or ("here" if row["weights"] else "none needed"),
                     row["source"] or "-",
-                    row["pull"] or row["weights"] or "none needed",
                 )
                 for row in rows
             ],

@@ -40,15 +40,18 @@ class Cache:
 
     def find(self, source: Source) -> Path | None:
         """Return where the source lies if it is all there, else None; a few stats, no hashing."""
-        match source:
-            case PathSource(path):
-                path = path.expanduser()
-                return path if path.exists() else None
-            case HubSource():
-                return self._read_receipt(source)
-            case _:
-                path = self.target(source)
-                return path if path.is_file() else None
+        try:
+            match source:
+                case PathSource(path):
+                    path = path.expanduser()
+                    return path if path.exists() else None
+                case HubSource():
+                    return self._read_receipt(source)
+                case _:
+                    path = self.target(source)
+                    return path if path.is_file() else None
+        except OSError:  # a folder that may not be read, a name too long for the disk
+            return None
 
     def target(self, source: UrlSource | WheelSource) -> Path:
         """Return the final name of the source's file."""
@@ -78,7 +81,7 @@ class Cache:
             content = json.loads(self._receipt_path(source).read_text(encoding="utf-8"))
             if all((self.root / file).stat().st_size == size for file, size in content["files"].items()):
                 return self.root / str(content["path"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not of our making
             pass
         return None
 

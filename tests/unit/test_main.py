@@ -122,7 +122,7 @@ def test_pull_goes_on_after_a_failure_and_then_fails(folder, capsys):
     (folder / "large.gguf").write_bytes(b"w")
     assert main(["pull", "small", "large@demo"]) == 1
     captured = capsys.readouterr()
-    assert "error: small@demo: There is nothing at" in captured.err
+    assert "error: small@demo: There is nothing that can be read at" in captured.err
     assert "large@demo" in captured.out
 
 
@@ -168,7 +168,7 @@ def test_check_passes_and_warns(folder, capsys):
     """Absent weights of an enabled deployment are told, those of a disabled one are not."""
     assert main(["check"]) == 0
     captured = capsys.readouterr()
-    assert "3 deployments and 1 aliases are in order" in captured.out
+    assert "In order: 3 deployment(s), 1 alias(es)." in captured.out
     assert "warning: small@demo: its weights are not here; fetch them with: python -m core pull small" in captured.err
     assert "large@demo" not in captured.err
 

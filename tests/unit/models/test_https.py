@@ -94,8 +94,10 @@ def test_a_file_that_changed_meanwhile_is_fetched_from_its_start(server, source,
     with pytest.raises(PullError):
         pull(source, weights)
     server.files["/m.gguf"] = served(CONTENT, headers={"ETag": '"v1"'})
+    server.requests.clear()
 
     assert pull(source, weights).read_bytes() == CONTENT
+    assert server.gets("/m.gguf") == [f"bytes={HALF}-"]
 
 
 @pytest.mark.parametrize("headers", [{}, {"ETag": 'W/"weak"'}])

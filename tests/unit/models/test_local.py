@@ -28,8 +28,13 @@ def test_the_home_folder_is_expanded(weights, tmp_path, monkeypatch):
 
 
 def test_a_path_with_nothing_there_cannot_be_pulled(weights, tmp_path):
-    with pytest.raises(PullError, match=r"nothing at .*put the weights there"):
+    with pytest.raises(PullError, match=r"nothing that can be read at .*put the weights there"):
         pull(str(tmp_path / "absent"), weights)
+
+
+def test_a_path_that_cannot_even_be_looked_at_is_absent(weights):
+    """The supervisor asks every few seconds; the disk's objections are not its business."""
+    assert locate("/" + "a" * 300, weights) is None
 
 
 def test_no_source_is_no_path(weights):

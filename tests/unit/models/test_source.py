@@ -44,6 +44,7 @@ def test_reads_every_kind_of_source(text, source):
         ("", "hf:, pypi:, https:// or path:"),
         ("ftp://h/m", "hf:, pypi:, https:// or path:"),
         ("path:", "after path:"),
+        ("path:~nobody/m", "the whole path"),
         ("hf:gpt2", "hf:organisation/repository"),
         ("hf:../etc", "hf:organisation/repository"),
         ("hf:org/repo@", "branch, a tag or a commit"),
