@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pkgutil
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ __all__ = ["build_table", "make_launcher", "make_observers", "make_policy"]
 
 _log = logging.getLogger("gateway.registry")
 
+_Chosen = Declared[PolicySpec] | Declared[LauncherSpec]
 _Choices = Mapping[str, Declared[PolicySpec]] | Mapping[str, Declared[LauncherSpec]]
 _Tables = Mapping[str, dict[str, Any]]
 
@@ -62,14 +64,14 @@ def make_policy(registry: Registry, settings: Settings) -> Policy:
     """Make the policy of ``[routing] policy`` for one HTTP worker; ``settings`` have passed `build_table`.
 
     Raises:
-        SettingsError: what the plugin makes is no policy.
+        SettingsError: its plugin cannot make it, or what it makes is no policy.
     """
-    name = settings.routing.policy
-    declared = registry.policies[name]
-    policy: object = declared.spec.policy(_validated(declared, settings.policies))
-    if not isinstance(policy, Policy):
-        msg = f"routing.policy: {name!r} of {declared.source} has no method rank(request, candidates)"
-        raise SettingsError(msg)
+    declared = registry.policies[settings.routing.policy]
+    with _blamed("routing.policy", declared):
+        policy: object = declared.spec.policy(_validated(declared, settings.policies))
+        if not isinstance(policy, Policy):
+            msg = "it has no method rank(request, candidates)"
+            raise TypeError(msg)
     return policy
 
 
@@ -77,16 +79,12 @@ def make_launcher(registry: Registry, settings: Settings) -> Launcher:
     """Import and make the launcher of ``[supervisor] launcher``; ``settings`` have passed `build_table`.
 
     Raises:
-        SettingsError: it cannot be imported.
+        SettingsError: it cannot be imported, or its plugin cannot make it.
     """
     declared = registry.launchers[settings.supervisor.launcher]
-    path = declared.spec.launcher
-    try:
-        launcher = pkgutil.resolve_name(path)
-    except (ImportError, AttributeError) as error:
-        msg = f"supervisor.launcher: {path} of {declared.source} cannot be imported: {error}"
-        raise SettingsError(msg) from error
-    return cast("Launcher", launcher(_validated(declared, settings.launchers)))
+    with _blamed("supervisor.launcher", declared):
+        launcher = pkgutil.resolve_name(declared.spec.launcher)
+        return cast("Launcher", launcher(_validated(declared, settings.launchers)))
 
 
 def make_observers(registry: Registry) -> tuple[Observer, ...]:
@@ -115,6 +113,16 @@ def _mistakes(
             yield from describe(error, where=where).splitlines()
 
 
-def _validated(declared: Declared[PolicySpec] | Declared[LauncherSpec], tables: _Tables) -> BaseModel:
+def _validated(declared: _Chosen, tables: _Tables) -> BaseModel:
     spec = declared.spec
     return spec.settings.model_validate(tables.get(spec.name, {}))
+
+
+@contextlib.contextmanager
+def _blamed(key: str, declared: _Chosen) -> Iterator[None]:
+    """Name the setting and the plugin in the error of somebody else's code."""
+    try:
+        yield
+    except Exception as error:
+        msg = f"{key}: {declared.spec.name!r} of {declared.source} cannot be made: {type(error).__name__}: {error}"
+        raise SettingsError(msg) from error

@@ -7,6 +7,7 @@ at any step is recorded with the reason, and leaves nothing behind.
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import Distribution, EntryPoint, entry_points, version
@@ -190,20 +191,16 @@ def _answer(hook: str, impl: pluggy.HookImpl, spec_type: type[Any]) -> tuple[Any
     if inspect.iscoroutine(answer):
         answer.close()
     if not isinstance(answer, tuple | list):
-        msg = f"{hook} returned {_a(answer)}, not a tuple of {spec_type.__name__}"
+        msg = f"{hook} returned {type(answer).__name__}, not a tuple of {spec_type.__name__}"
         raise _PluginError(msg)
     for one in answer:
         if not isinstance(one, spec_type):
-            msg = f"{hook} returned {_a(one)} in its tuple, which may hold {spec_type.__name__} only"
+            msg = f"{hook} returned {type(one).__name__} in its tuple, which may hold {spec_type.__name__} only"
             raise _PluginError(msg)
     return tuple(answer)
 
 
-def _a(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
-
-
 def _said(error: BaseException) -> str:
-    """One line: the type of an error and the first line of what it says."""
-    first = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    """One line: the type of an error and what it says, shortened."""
+    said = textwrap.shorten(str(error), 400)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -133,8 +133,10 @@ class _Builder:
         if name in self._deployments:
             return (name,), tiers_of([self._deployments[name]])
         if name in path:
-            cycle = " -> ".join((*path[path.index(name) :], name))
-            self.mistakes.append(f"[aliases] {cycle}: a cycle; an alias must lead to a model")
+            cycle = path[path.index(name) :]
+            first = cycle.index(min(cycle))  # so that it is told once, however it was entered
+            told = " -> ".join((*cycle[first:], *cycle[: first + 1]))
+            self.mistakes.append(f"[aliases] {told}: a cycle; an alias must lead to a model")
             return (), ()
         if self._configured.get(name):
             return self._in_order(name, (*path, name))

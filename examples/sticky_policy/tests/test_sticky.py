@@ -90,7 +90,7 @@ def test_nothing_in_nothing_out(policy: StickyPolicy, user: str | None) -> None:
     given = list(CANDIDATES)
 
     assert list(policy.rank(request(user), [])) == []
-    assert set(id(one) for one in policy.rank(request(user), given)) == set(map(id, CANDIDATES))
+    assert {id(one) for one in policy.rank(request(user), given)} == set(map(id, CANDIDATES))
     assert given == CANDIDATES
 
 

@@ -1,0 +1,195 @@
+"""Names in the configuration that plugins bring, or fail to bring."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from core.observe import LogObserver
+from core.registry import build_table, load_registry, make_launcher, make_observers, make_policy
+from core.routing.policies import LeastLoaded
+from core.routing.table import Table
+from core.settings import Settings, SettingsError
+from core.supervisor.local import LocalLauncher
+
+Install = Callable[..., None]
+
+MINE = """
+    class MySettings(BackendSettings):
+        speed: int = 1
+
+    class MyPolicy:
+        def __init__(self, settings): self.speed = settings.speed
+        def rank(self, request, candidates): return candidates
+
+    class MyLauncher:
+        def __init__(self, settings): self.speed = settings.speed
+
+    @hookimpl
+    def gateway_backends(): return (BackendSpec(name="mine", engine="x:X", settings=MySettings),)
+    @hookimpl
+    def gateway_models(): return (ModelSpec(name="m", backend="mine"),)
+    @hookimpl
+    def gateway_policies():
+        return (PolicySpec(name="mine", policy=MyPolicy, settings=MySettings), PolicySpec(name="bad", policy=object))
+    @hookimpl
+    def gateway_launchers():
+        return (
+            LauncherSpec(name="mine", launcher="ai_gateway_mine_plugin:MyLauncher", settings=MySettings),
+            LauncherSpec(name="gone", launcher="ai_gateway_mine_plugin:Gone"),
+        )
+"""
+
+
+def settings(**tables: object) -> Settings:
+    """Settings of a gateway that loads the plugins ``mine`` and ``broken`` only."""
+    return Settings.model_validate({"plugins": {"allow": ["mine", "broken"]}, **tables})
+
+
+def build(**tables: object) -> Table:
+    configured = settings(**tables)
+    return build_table(load_registry(configured.plugins), configured)
+
+
+def test_the_defaults_are_there() -> None:
+    """Without any plugin but the built-in one, everything that the defaults name can be made."""
+    configured = settings()
+    registry = load_registry(configured.plugins)
+
+    assert build_table(registry, configured).deployments == {}
+    assert isinstance(make_policy(registry, configured), LeastLoaded)
+    (observer,) = make_observers(registry)
+    assert isinstance(observer, LogObserver)
+    assert isinstance(make_launcher(registry, configured), LocalLauncher)
+
+
+def test_a_plugins_own_settings_reach_it(install: Install) -> None:
+    """Validated by its own model."""
+    install("mine", MINE)
+    configured = settings(
+        routing={"policy": "mine"},
+        supervisor={"launcher": "mine"},
+        policies={"mine": {"speed": 2}},
+        launchers={"mine": {"speed": 3}},
+        backends={"mine": {"speed": 4}},
+    )
+    registry = load_registry(configured.plugins)
+
+    assert build_table(registry, configured).deployments["m@mine"].settings.model_dump() == {"speed": 4}
+    assert vars(make_policy(registry, configured)) == {"speed": 2}
+    assert vars(make_launcher(registry, configured)) == {"speed": 3}
+
+
+@pytest.mark.parametrize(
+    ("tables", "told"),
+    [
+        ({"routing": {"policy": "mien"}}, "routing.policy: 'mien' is not there; did you mean 'mine'?"),
+        ({"routing": {"policy": "far_away"}}, "pip install ai-gateway-far_away"),
+        ({"supervisor": {"launcher": "mars"}}, "supervisor.launcher: 'mars' is not there; there are gone, local, mine"),
+        ({"policies": {"far_away": {}}}, "[policies.far_away]: 'far_away' is not there"),
+        ({"launchers": {"far_away": {}}}, "[launchers.far_away]: 'far_away' is not there"),
+        ({"backends": {"far_away": {}}}, "[backends.far_away]: backend 'far_away' is not there"),
+        ({"policies": {"mine": {"sped": 1}}}, "[policies.mine]: sped: there is no such key"),
+        ({"policies": {"least_loaded": {"x": 1}}}, "[policies.least_loaded]: x: there is no such key"),
+        ({"launchers": {"mine": {"speed": "fast"}}}, "[launchers.mine]: speed: Input should be a valid integer"),
+        ({"backends": {"mine": {"speed": "fast"}}}, "[backends.mine]: speed: Input should be a valid integer"),
+    ],
+)
+def test_mistakes(install: Install, tables: dict[str, object], told: str) -> None:
+    """Each is told with its place and its remedy; used or not, every table is checked."""
+    install("mine", MINE)
+
+    with pytest.raises(SettingsError) as caught:
+        build(**tables)
+
+    (line,) = str(caught.value).splitlines()
+    assert told in line
+
+
+def test_all_mistakes_are_told_at_once(install: Install) -> None:
+    """One a line: an operator mends the file once."""
+    install("mine", MINE)
+
+    with pytest.raises(SettingsError) as caught:
+        build(routing={"policy": "no"}, supervisor={"launcher": "no"}, backends={"mine": {"a": 1, "b": 2}})
+
+    assert len(str(caught.value).splitlines()) == 4
+
+
+def test_a_broken_plugin_stops_nothing_unless_it_is_named(install: Install) -> None:
+    """Fatal exactly when the configuration names something that it should have brought."""
+    install("mine", MINE)
+    install("broken", "raise RuntimeError('no driver')")
+
+    assert list(build().deployments) == ["m@mine"]
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"backends": {"broken": {}}},
+        {"routing": {"policy": "broken"}},
+        {"routing": {"policy": "another_name"}},
+        {"supervisor": {"launcher": "broken"}},
+        {"policies": {"broken": {}}},
+        {"deployments": {"x@broken": {"source": "/x"}}},
+        {"deployments": {"x@mine": {"enabled": True}}},
+        {"aliases": {"gpt-4": "x"}},
+    ],
+)
+def test_the_error_tells_why_a_named_plugin_is_not_loaded(install: Install, tables: dict[str, object]) -> None:
+    """The operator need not look for the reason elsewhere."""
+    install("mine", MINE)
+    install("broken", "raise RuntimeError('no driver')", version="0.9")
+
+    with pytest.raises(SettingsError) as caught:
+        build(**tables)
+
+    assert "ai-gateway-broken 0.9 is failed: importing ai_gateway_broken_plugin failed: RuntimeError: no driver" in str(
+        caught.value
+    )
+
+
+def test_a_denied_plugin_that_is_named(install: Install) -> None:
+    """Denying and naming contradict each other, and the error says so."""
+    install("mine", MINE)
+
+    with pytest.raises(SettingsError, match=r"ai-gateway-mine 1\.0 is denied: plugins\.deny names it"):
+        build(plugins={"deny": ["mine"]}, backends={"mine": {}})
+
+
+def test_a_policy_that_is_none(install: Install) -> None:
+    """Is refused at start, not at the first request."""
+    install("mine", MINE)
+    configured = settings(routing={"policy": "bad"})
+
+    with pytest.raises(SettingsError, match=r"'bad' of ai-gateway-mine 1\.0 \(mine\) cannot be made"):
+        make_policy(load_registry(configured.plugins), configured)
+
+
+def test_a_launcher_that_cannot_be_imported(install: Install) -> None:
+    """Its plugin is named."""
+    install("mine", MINE)
+    configured = settings(supervisor={"launcher": "gone"})
+
+    with pytest.raises(SettingsError, match=r"'gone' of ai-gateway-mine 1\.0 \(mine\) cannot be made: AttributeError"):
+        make_launcher(load_registry(configured.plugins), configured)
+
+
+def test_an_observer_that_cannot_be_made(install: Install, caplog: pytest.LogCaptureFixture) -> None:
+    """Is left out with a word in the log; nothing depends on it."""
+    install(
+        "mine",
+        """
+        def broken(): raise RuntimeError("no billing today")
+        @hookimpl
+        def gateway_observers(): return (ObserverSpec(name="billing", observer=broken),)
+        """,
+    )
+    with caplog.at_level(logging.ERROR):
+        observers = make_observers(load_registry(settings().plugins))
+
+    assert [type(one) for one in observers] == [LogObserver]
+    assert "the observer billing of ai-gateway-mine 1.0 (mine) cannot be made" in caplog.text
