@@ -82,6 +82,8 @@ def echo(rounds: int, seconds: float, tokens: int) -> None:
     """Print requests and streams per second of both, in turns."""
     bare_port, gateway_port = free_port(), free_port()
     config = f"""
+[plugins]
+allow = ["echo"]
 [deployments."echo@echo"]
 settings = {{ slots = 64, tokens = {tokens} }}
 """
@@ -139,6 +141,8 @@ def engine(rounds: int, tokens: int, threads: int) -> None:
     path = next(row["weights"] for row in json.loads(weights) if row["deployment"] == "smollm2-135m@llamacpp")
     direct_port, gateway_port, slots, context = free_port(), free_port(), 16, 1024
     config = f"""
+[plugins]
+allow = ["llamacpp"]
 [deployments."smollm2-135m@llamacpp"]
 context_tokens = {context}
 settings = {{ slots = {slots}, threads = {threads}, n_batch = 256 }}

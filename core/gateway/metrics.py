@@ -6,6 +6,7 @@ answer for all. docs/metrics.md lists the names, modelled on vLLM's; a test keep
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -73,6 +74,24 @@ _e2e_s = Histogram(
 )
 
 
+class _Children:
+    """The metrics of one deployment; looking labels up for each request would cost more than counting."""
+
+    def __init__(self, deployment: str) -> None:
+        self.prompt_tokens = _prompt_tokens.labels(deployment)
+        self.cached_tokens = _cached_tokens.labels(deployment)
+        self.generation_tokens = _generation_tokens.labels(deployment)
+        self.decode_s = _decode_s.labels(deployment)
+        self.ttft_s = _ttft_s.labels(deployment)
+        self.interval_s = _interval_s.labels(deployment)
+        self.e2e_s = _e2e_s.labels(deployment)
+
+
+_children = functools.cache(_Children)
+_requests_of = functools.cache(_requests.labels)
+_success_of = functools.cache(_success.labels)
+
+
 def request_began() -> None:
     """Count a request in; `observe` counts it out."""
     _in_flight.inc()
@@ -80,29 +99,33 @@ def request_began() -> None:
 
 def token_interval(deployment: str) -> Histogram:
     """The histogram to which a stream adds the time between its reads."""
-    return _interval_s.labels(deployment)
+    return _children(deployment).interval_s
 
 
 def observe(record: RequestRecord) -> None:
     """Count a finished request."""
     _in_flight.dec()
-    _requests.labels(record.task, str(record.status)).inc()
+    _requests_of(record.task, str(record.status)).inc()
     deployment = _NOBODY if record.replica is None else record.replica.rpartition("#")[0]
     if record.attempts > 1:
         _failovers.inc(record.attempts - 1)
     if record.outcome in {"error", "cancelled"}:
         _errors.labels(deployment, record.error or record.outcome, str(record.status)).inc()
     else:
-        _success.labels(deployment, record.outcome).inc()
+        _success_of(deployment, record.outcome).inc()
     if deployment == _NOBODY:
         return
-    _prompt_tokens.labels(deployment).inc(record.prompt_tokens)
-    _cached_tokens.labels(deployment).inc(record.cached_tokens)
-    _generation_tokens.labels(deployment).inc(record.completion_tokens)
-    _e2e_s.labels(deployment).observe(record.duration_s)
+    children = _children(deployment)
+    if record.prompt_tokens:
+        children.prompt_tokens.inc(record.prompt_tokens)
+    if record.cached_tokens:
+        children.cached_tokens.inc(record.cached_tokens)
+    if record.completion_tokens:
+        children.generation_tokens.inc(record.completion_tokens)
+    children.e2e_s.observe(record.duration_s)
     if record.ttft_s is not None:
-        _ttft_s.labels(deployment).observe(record.ttft_s)
-        _decode_s.labels(deployment).inc(record.duration_s - record.ttft_s)
+        children.ttft_s.observe(record.ttft_s)
+        children.decode_s.inc(record.duration_s - record.ttft_s)
 
 
 def _registry() -> CollectorRegistry:

@@ -67,6 +67,7 @@ __all__ = [
     "Watch",
     "Welcome",
     "encode",
+    "encode_into",
 ]
 
 PROTOCOL = 1
@@ -275,13 +276,21 @@ class FrameError(Exception):
 
 
 _encoder = msgspec.msgpack.Encoder()
+_NO_HEADER = bytes(HEADER.size)
+
+
+def encode_into(frame: msgspec.Struct, buffer: bytearray) -> None:
+    """Append the bytes of one frame, header included."""
+    start = len(buffer)
+    buffer += _NO_HEADER
+    _encoder.encode_into(frame, buffer, start + HEADER.size)
+    HEADER.pack_into(buffer, start, len(buffer) - start - HEADER.size)
 
 
 def encode(frame: msgspec.Struct) -> bytes:
     """Return the bytes of one frame, header included."""
-    buffer = bytearray(HEADER.size)
-    _encoder.encode_into(frame, buffer, HEADER.size)
-    HEADER.pack_into(buffer, 0, len(buffer) - HEADER.size)
+    buffer = bytearray()
+    encode_into(frame, buffer)
     return bytes(buffer)
 
 

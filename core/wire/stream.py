@@ -8,13 +8,15 @@ from typing import Generic, TypeVar, cast
 
 import msgspec
 
-from core.wire.frames import FrameDecoder, FrameError, encode
+from core.wire.frames import FrameDecoder, FrameError, encode_into
 
 __all__ = ["FrameStream", "PeerGoneError", "connect", "serve"]
 
 _FrameT = TypeVar("_FrameT")
 # A peer that sends faster than we read is paused here; one request never comes near it.
 _MOST_UNREAD_FRAMES = 1024
+# Frames of one turn of the loop leave in one write: a write is a system call, and a wake-up for the peer.
+_MOST_UNSENT_BYTES = 64 * 1024
 
 
 class PeerGoneError(ConnectionError):
@@ -34,6 +36,8 @@ class FrameStream(asyncio.Protocol, Generic[_FrameT]):
         self._decoder = FrameDecoder(frame_type, max_frame_bytes)
         self._on_made = on_made
         self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._unsent = bytearray()
         self._frames: list[_FrameT] = []
         self._gone: str | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -51,14 +55,18 @@ class FrameStream(asyncio.Protocol, Generic[_FrameT]):
         return self._gone is not None
 
     def send(self, frame: msgspec.Struct) -> None:
-        """Queue one frame for sending; see `drain`.
+        """Queue one frame for sending, at the end of this turn of the loop at the latest; see `drain`.
 
         Raises:
             PeerGoneError: the connection is over.
         """
         if self._gone is not None or self._transport is None:
             raise PeerGoneError(self._gone or "not connected")
-        self._transport.write(encode(frame))
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        encode_into(frame, self._unsent)
+        if len(self._unsent) > _MOST_UNSENT_BYTES:
+            self._flush()
 
     async def drain(self) -> None:
         """Wait until the peer has taken enough of what was sent: back-pressure.
@@ -67,7 +75,7 @@ class FrameStream(asyncio.Protocol, Generic[_FrameT]):
             PeerGoneError: the connection is over.
         """
         if self._write_paused and self._gone is None:
-            waiter = asyncio.get_running_loop().create_future()
+            waiter = self._loop.create_future()
             self._drainers.append(waiter)
             await waiter
         if self._gone is not None:
@@ -82,7 +90,7 @@ class FrameStream(asyncio.Protocol, Generic[_FrameT]):
         while not self._frames:
             if self._gone is not None:
                 raise PeerGoneError(self._gone)
-            self._reader = asyncio.get_running_loop().create_future()
+            self._reader = self._loop.create_future()
             try:
                 await self._reader
             finally:
@@ -103,6 +111,7 @@ class FrameStream(asyncio.Protocol, Generic[_FrameT]):
         """Close after everything sent has left; returns when it is done or the peer is gone."""
         if self._transport is None or self._gone is not None:
             return
+        self._flush()
         self._transport.close()
         while self._gone is None:
             self._frames.clear()
@@ -148,6 +157,11 @@ class FrameStream(asyncio.Protocol, Generic[_FrameT]):
         """The peer has caught up."""
         self._write_paused = False
         self._wake_drainers()
+
+    def _flush(self) -> None:
+        if self._unsent and self._gone is None and self._transport is not None:
+            unsent, self._unsent = self._unsent, bytearray()
+            self._transport.write(unsent)
 
     def _wake_drainers(self) -> None:
         drainers, self._drainers = self._drainers, []
