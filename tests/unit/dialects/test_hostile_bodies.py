@@ -100,6 +100,12 @@ def test_a_body_that_is_nested_too_deep_is_refused(body: bytes) -> None:
     assert refused("chat", body).code == "json_too_deep"
 
 
+def test_an_open_string_full_of_quotes_takes_no_time() -> None:
+    """The depth scan is linear: one that began anew at each quote would take hours for this body."""
+    body = b"[]" * 100 + b'"' + b'\\"' * 1_000_000
+    assert refused("chat", body).code in {"invalid_json", "invalid_type"}
+
+
 def test_a_careless_depth_limit_still_gives_400() -> None:
     """The decoder's own recursion limit is an answer too, not a crash."""
     body = b'{"metadata":' + b"[" * 100_000 + b"]" * 100_000 + b"}"

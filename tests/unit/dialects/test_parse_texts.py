@@ -52,6 +52,10 @@ def test_completion_fields() -> None:
     assert parsed_completion(prompt=["a", "b"], n=2).choices == 4
 
 
+def test_an_empty_suffix_is_none() -> None:
+    assert completion(suffix="").suffix is None
+
+
 def test_completions_end_after_16_tokens_unless_told_otherwise() -> None:
     assert completion().sampling.max_tokens == 16
 

@@ -145,18 +145,18 @@ def test_a_legacy_completion(dialect: Any) -> None:
 
 def test_legacy_logprobs_of_chosen_tokens_only_and_of_an_echoed_prompt(dialect: Any) -> None:
     """The first token of a prompt has no probability: null, as OpenAI's."""
-    first = scored("x", math.nan)
-    events = (TextDelta(text="x", tokens=0, logprobs=(first,)), TextDelta(text="Hi", logprobs=(HI,)))
+    first = scored("Once", math.nan)
+    events = (TextDelta(text="OnceHi", tokens=0, logprobs=(first, HI)), TextDelta(text="Hi", logprobs=(HI,)))
     body = json.loads(openai.reply(dialect.completion(logprobs=0, echo=True), "m", [*events, Finished(), USAGE]))
     logprobs = body["choices"][0]["logprobs"]
     assert logprobs == {
-        "tokens": ["x", "Hi"],
-        "token_logprobs": [None, -0.5],
+        "tokens": ["Once", "Hi", "Hi"],
+        "token_logprobs": [None, -0.5, -0.5],
         "top_logprobs": None,
-        "text_offset": [0, 1],
+        "text_offset": [0, 4, 6],
     }
     body = json.loads(openai.reply(dialect.completion(logprobs=1, echo=True), "m", [*events, Finished(), USAGE]))
-    assert body["choices"][0]["logprobs"]["top_logprobs"] == [None, {"Hi": -0.5, "é": -9999.0}]
+    assert body["choices"][0]["logprobs"]["top_logprobs"] == [None] + [{"Hi": -0.5, "é": -9999.0}] * 2
 
 
 def test_the_chosen_token_is_always_among_the_top_ones(dialect: Any) -> None:
