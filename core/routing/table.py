@@ -121,7 +121,8 @@ def _fingerprint(
         return {
             "spec": dataclasses.asdict(deployment.spec),
             "engine": deployment.backend.engine,
-            "backend": backends[deployment.backend.name].source,
+            "capabilities": sorted(deployment.backend.capabilities),
+            "backend": backends[deployment.spec.backend].source,
             "settings": deployment.settings.model_dump(mode="json"),
             "python": deployment.python,
             "replicas": deployment.replicas,

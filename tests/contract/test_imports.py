@@ -1,0 +1,86 @@
+"""What may be imported where, and how big a file may grow: rules that a reader relies on."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from core.api.hooks import ENTRY_POINT_GROUP
+
+ROOT = Path(__file__).parents[2]
+CORE = sorted((ROOT / "core").rglob("*.py"))
+RUNTIMES = {"torch", "onnxruntime", "onnxruntime_genai", "xllamacpp", "transformers", "numpy", "ray"}
+_MOST_LINES = 350
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """Top-level packages that a fresh interpreter holds after importing ``modules``."""
+    code = f"""
+import sys
+for name in {modules}:
+    __import__(name)
+print(*{{name.partition('.')[0] for name in sys.modules}})
+"""
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+@pytest.mark.parametrize("module", ["core.api", "core.registry", "core.app", "core.engine.host", "core.__main__"])
+def test_importing_the_core_imports_no_runtime(module: str) -> None:
+    """Not even through somebody else: numpy alone would cost every HTTP worker 30 MB."""
+    assert loaded_by(module) & RUNTIMES == set()
+
+
+def test_importing_declarations_imports_no_runtime() -> None:
+    """Of every plugin that is installed here: HTTP workers and the supervisor import these modules."""
+    modules = [entry_point.module for entry_point in entry_points(group=ENTRY_POINT_GROUP)]
+
+    assert loaded_by(*modules) & RUNTIMES == set()
+
+
+@pytest.mark.parametrize("module", ["core.api", "core.registry", "core.engine.host", "core.supervisor.loop"])
+def test_only_the_http_side_knows_sanic(module: str) -> None:
+    """A replica and the supervisor do without it."""
+    assert "sanic" not in loaded_by(module)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Names of the modules that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_of_the_core(path: Path) -> None:
+    """Names no runtime, not even inside a function, and is short enough to be read at a sitting."""
+    assert {name.partition(".")[0] for name in imported(path)} & RUNTIMES == set()
+    assert len(path.read_text().splitlines()) <= _MOST_LINES
+
+
+def plugin_files() -> list[Path]:
+    folders = [*(ROOT / "plugins").glob("*"), *(ROOT / "examples").glob("*")]
+    return sorted(
+        path
+        for folder in folders
+        for path in folder.rglob("*.py")
+        if not {"tests", "build"} & set(path.relative_to(folder).parts)
+    )
+
+
+@pytest.mark.parametrize("path", plugin_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_of_a_plugin(path: Path) -> None:
+    """Imports ``core.api`` of the core and nothing of another plugin, so it could live in a repository of its own."""
+    mine = path.relative_to(ROOT).parts[1]
+    others = {folder.name for parent in ("plugins", "examples") for folder in (ROOT / parent).glob("*")} - {mine}
+    names = set(imported(path))
+
+    assert {name for name in names if name.partition(".")[0] == "core" and not name.startswith("core.api")} == set()
+    assert {name for name in names if name.partition(".")[0] in others} == set()

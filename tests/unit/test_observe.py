@@ -1,0 +1,60 @@
+"""The log observer."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from core.api import ReplicaChange, RequestRecord
+from core.observe import LogObserver
+
+
+def record(**fields: object) -> RequestRecord:
+    return RequestRecord(
+        **{"id": "1", "name": "gpt-4", "task": "chat", "replica": "m@b#0", "outcome": "stop", **fields}
+    )
+
+
+def test_one_line_a_request(caplog: pytest.LogCaptureFixture) -> None:
+    """With every field that has a value."""
+    with caplog.at_level(logging.INFO):
+        LogObserver().request_finished(record(ttft_s=0.25, completion_tokens=7))
+
+    expected = (
+        "id='1' name='gpt-4' task='chat' replica='m@b#0' outcome='stop' status=200 attempts=1 ttft_s=0.2500 "
+        "duration_s=0.0000 prompt_tokens=0 completion_tokens=7 cached_tokens=0"
+    )
+    assert caplog.record_tuples == [("gateway.request", logging.INFO, expected)]
+
+
+def test_a_client_cannot_forge_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    """The name is what it wrote, line ends and escape codes included."""
+    with caplog.at_level(logging.INFO):
+        LogObserver().request_finished(record(name="x\nid='2' \x1b[2J\u2028", replica=None))
+
+    assert r"name=\"x\nid='2' \x1b[2J\u2028\"".replace('\\"', '"') in caplog.messages[0]
+    assert "replica" not in caplog.messages[0]
+
+
+@pytest.mark.parametrize(("status", "level"), [(200, logging.INFO), (404, logging.INFO), (502, logging.WARNING)])
+def test_what_went_wrong_on_our_side_is_a_warning(caplog: pytest.LogCaptureFixture, status: int, level: int) -> None:
+    """A client's mistakes are not."""
+    with caplog.at_level(logging.INFO):
+        LogObserver().request_finished(record(status=status, outcome="error"))
+
+    assert caplog.records[0].levelno == level
+
+
+def test_one_line_a_change(caplog: pytest.LogCaptureFixture) -> None:
+    """With its reason; a failure is a warning."""
+    with caplog.at_level(logging.INFO):
+        LogObserver().replica_changed(ReplicaChange(replica="m@b#0", before="starting", after="ready"))
+        LogObserver().replica_changed(
+            ReplicaChange(replica="m@b#0", before="ready", after="failed", reason="SIGKILL, 5 times")
+        )
+
+    assert caplog.record_tuples == [
+        ("gateway.replica", logging.INFO, "m@b#0 starting -> ready"),
+        ("gateway.replica", logging.WARNING, "m@b#0 ready -> failed: SIGKILL, 5 times"),
+    ]

@@ -1,0 +1,186 @@
+"""Where settings come from, what is refused, and that gateway.example.toml tells them all."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from core.api import ModelSpec
+from core.settings import DeploymentTable, Settings, SettingsError, load_settings
+
+EXAMPLE = Path(__file__).parents[2] / "gateway.example.toml"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in [name for name in os.environ if name.startswith("GATEWAY_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+
+
+def write(text: str, name: str = "gateway.toml") -> Path:
+    path = Path(name).absolute()
+    path.write_text(text)
+    return path
+
+
+# --- where they come from
+
+
+def test_defaults() -> None:
+    """Without file and environment."""
+    assert load_settings().model_dump() == Settings().model_dump()
+    assert load_settings().limits.timeout_s == 600
+
+
+def test_the_file_in_the_working_directory_is_found() -> None:
+    """By its name."""
+    write("[limits]\ntimeout_s = 7")
+
+    assert load_settings().limits.timeout_s == 7
+
+
+def test_a_named_file_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The argument over GATEWAY_CONFIG over the working directory."""
+    write("[limits]\ntimeout_s = 1")
+    monkeypatch.setenv("GATEWAY_CONFIG", str(write("[limits]\ntimeout_s = 2", "two.toml")))
+
+    assert load_settings().limits.timeout_s == 2
+    assert load_settings(write("[limits]\ntimeout_s = 3", "three.toml")).limits.timeout_s == 3
+
+
+def test_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key by key: its neighbours in the file still count. Tables and lists are JSON."""
+    write('[limits]\ntimeout_s = 1\nkeepalive_s = 3\n[aliases]\nx = "a"')
+    monkeypatch.setenv("GATEWAY_LIMITS__TIMEOUT_S", "2")
+    monkeypatch.setenv("GATEWAY_PLUGINS__ALLOW", '["torch"]')
+    monkeypatch.setenv("GATEWAY_BACKENDS__LLAMACPP__DEVICE", "cpu")
+    settings = load_settings()
+
+    assert (settings.limits.timeout_s, settings.limits.keepalive_s) == (2, 3)
+    assert settings.plugins.allow == ("torch",)
+    assert settings.backends["llamacpp"].plugin_settings == {"device": "cpu"}
+    assert settings.aliases == {"x": "a"}
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[limit]\ntimeout_s = 1", "limit: there is no such key"),
+        ("[limits]\ntimeout = 1", "limits.timeout: there is no such key"),
+        ("[limits]\ntimeout_s = 0", "limits.timeout_s: Input should be greater than 0 (got 0)"),
+        ('[deployments."m@b"]\nprio = 1', "deployments.m@b.prio: there is no such key"),
+        ('[deployments."m@b"]\nload = "later"', "deployments.m@b.load: Input should be 'startup' or 'on_demand'"),
+        ('[routing]\nreply_model = "x"', "routing.reply_model: "),
+        ("[limits\n", "is not valid TOML"),
+        ("[aliases]\nx = 1", "aliases.x"),
+    ],
+)
+def test_mistakes_in_the_file(text: str, told: str) -> None:
+    """Are told with file and key."""
+    path = write(text)
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path)
+
+    assert told in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_every_mistake_is_told() -> None:
+    """One a line."""
+    write("[limits]\na = 1\nb = 2\n[supervisor]\nc = 3")
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("GATEWAY_LIMIT__TIMEOUT_S", "1", "GATEWAY_LIMIT__TIMEOUT_S names no setting"),
+        ("GATEWAY_LIMITS__TIMEOUT", "1", "limits.timeout: there is no such key"),
+        ("GATEWAY_LIMITS__TIMEOUT_S", "soon", "limits.timeout_s: "),
+        ("GATEWAY_LIMITS", "{", "limits"),
+    ],
+)
+def test_mistakes_in_the_environment(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str) -> None:
+    """A mistyped variable would otherwise do nothing, silently."""
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+
+    assert told in str(caught.value)
+
+
+def test_a_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is a mistake when it was named."""
+    monkeypatch.setenv("GATEWAY_CONFIG", "gone.toml")
+
+    with pytest.raises(SettingsError, match=r"gone\.toml does not exist"):
+        load_settings()
+
+
+# --- gateway.example.toml
+
+
+def defaults(table: type[BaseModel]) -> dict[str, Any]:
+    found = table.model_construct().model_dump(mode="json")
+    assert PydanticUndefined not in found.values()
+    return found
+
+
+def in_comments_too() -> dict[str, Any]:
+    """The example with the keys that stand in comments."""
+    return tomllib.loads(re.sub(r'^# (?=\[[a-z]|[a-z_]+ = |"[^"]+" = )', "", EXAMPLE.read_text(), flags=re.MULTILINE))
+
+
+def test_the_example_holds_the_defaults() -> None:
+    """Loading it changes nothing."""
+    assert load_settings(EXAMPLE).model_dump() == load_settings().model_dump()
+
+
+def test_the_example_has_every_key() -> None:
+    """So a new setting needs its line there. Keys that are off by default stand in comments."""
+    example, live = in_comments_too(), tomllib.loads(EXAMPLE.read_text())
+    assert example.keys() == Settings.model_fields.keys()
+    for name, table in live.items():
+        assert table.keys() == defaults(Settings.model_fields[name].annotation).keys(), name  # type: ignore[arg-type]
+    (deployment,) = example["deployments"].values()
+    assert deployment.keys() == DeploymentTable.model_fields.keys()
+    assert "python" in example["backends"]["llamacpp"]
+
+
+def test_the_example_is_valid_with_its_comments() -> None:
+    """What a reader may uncomment is right."""
+    Settings.model_validate(in_comments_too())
+
+
+def test_the_example_tells_the_defaults_of_a_deployment() -> None:
+    """As the spec has them."""
+    (deployment,) = in_comments_too()["deployments"].values()
+    spec = {field.name: field.default for field in dataclasses.fields(ModelSpec)}
+    for key in deployment.keys() - {"source", "settings", "idle_unload_s"}:
+        default = spec.get(key, DeploymentTable.model_fields[key].default)
+        assert deployment[key] == (list(default) if isinstance(default, tuple) else default), key
+
+
+def test_every_key_of_the_example_has_its_meaning() -> None:
+    """A word of explanation on each line."""
+    keys = [line for line in EXAMPLE.read_text().splitlines() if re.match(r"(# )?[a-z_]+ = ", line)]
+
+    assert [line for line in keys if "  # " not in line] == []
