@@ -92,6 +92,7 @@ class Supervisor:
         self._slots = {id_: _slots(deployment) for id_, deployment in deployments.items()}
         self._lives: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._due_s = math.inf
         self._ticked_s = 0.0
         self._looked_s = -math.inf
         self._snapshots = 0
@@ -118,7 +119,7 @@ class Supervisor:
         """
         self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
         await self._control.start()
-        self._running = True
+        self._running, self._ticked_s = True, _now_s()
         try:
             if self._stopping:
                 self.stop()
@@ -289,22 +290,25 @@ class Supervisor:
             self._timer.cancel()
         dues = (due_s(slot.replica, self._timing) for slot in self._all())
         at_s = min((due for due in dues if due is not None), default=self._ticked_s + _TICK_S)
-        self._timer = asyncio.get_running_loop().call_at(min(at_s, self._ticked_s + _TICK_S), self._tick)
+        self._due_s = min(at_s, self._ticked_s + _TICK_S)
+        self._timer = asyncio.get_running_loop().call_at(self._due_s, self._tick)
 
     def _tick(self) -> None:
         now_s = _now_s()
-        if self._timer is not None and now_s - self._timer.when() > _PAUSED_S:
-            paused_s = now_s - self._timer.when()
-            _log.warning("the supervisor did not run for %.1f s (a suspended or overloaded machine?)", paused_s)
-            self._feed_all(Overslept(paused_s))
-        if now_s - self._ticked_s >= _TICK_S:
-            self._control.publish()
-        if now_s - self._looked_s >= _WEIGHTS_EVERY_S:
-            self._looked_s = now_s
-            self._look_for_weights()
-        self._ticked_s = now_s
-        self._feed_all(Tick())
-        self._arm()
+        late_s = now_s - self._due_s
+        publish, self._ticked_s = now_s - self._ticked_s >= _TICK_S, now_s
+        try:
+            if late_s > _PAUSED_S:
+                _log.warning("the supervisor did not run for %.1f s (a suspended or overloaded machine?)", late_s)
+                self._feed_all(Overslept())
+            if publish:
+                self._control.publish()
+            if now_s - self._looked_s >= _WEIGHTS_EVERY_S:
+                self._looked_s = now_s
+                self._look_for_weights()
+            self._feed_all(Tick())
+        finally:
+            self._arm()
 
     def _look_for_weights(self) -> None:
         for slots in self._slots.values():

@@ -183,9 +183,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Overslept:
-    """The supervisor itself did not run for ``by_s`` seconds: its replicas' silence proves nothing."""
-
-    by_s: float
+    """The supervisor itself did not run for a while: silence until now proves nothing, its clocks begin anew."""
 
 
 Event = (

@@ -95,8 +95,9 @@ def _about_process(
             decision = _reported(replica, process, status, now_s, timing)
         case RetireAnswered(_, retired):
             decision = _retire_answered(replica, process, now_s, timing, retired=retired)
-        case Overslept(by_s):
-            decision = _excused(replica, process, by_s), ()
+        case Overslept():
+            process = replace(process, launched_s=now_s, heard_s=now_s, progress_s=now_s)
+            decision = replace(replica, process=process), ()
     return decision
 
 
@@ -232,16 +233,6 @@ def _ended(
     doubled_s = timing.backoff_initial_s * 2.0 ** min(failures - 1, _MOST_DOUBLINGS)
     wait_s = min(timing.backoff_max_s, doubled_s) * jitter
     return replace(replica, state="starting", start_at_s=now_s + wait_s), ()
-
-
-def _excused(replica: Replica, process: Process, by_s: float) -> Replica:
-    process = replace(
-        process,
-        launched_s=process.launched_s + by_s,
-        heard_s=process.heard_s + by_s,
-        progress_s=process.progress_s + by_s,
-    )
-    return replace(replica, process=process)
 
 
 # --- time ---------------------------------------------------------------------------------------

@@ -158,16 +158,16 @@ async def test_the_end_while_loading_is_quick(end) -> None:
         assert await replica.wait(timeout_s=5.0) == 0
 
 
-@pytest.mark.parametrize("engine", ["BlocksTheLoop", "IgnoresCancel", "NeverCloses"])
-async def test_an_orphan_always_ends(stubborn, engine: str) -> None:
-    """Whatever its engine does: nobody is left who could kill it."""
+@pytest.mark.parametrize(("engine", "code"), [("BlocksTheLoop", 1), ("IgnoresCancel", 1), ("NeverCloses", 0)])
+async def test_an_orphan_always_ends(stubborn, engine: str, code: int) -> None:
+    """Whatever its engine does: nobody is left who could kill it. A drain that was kept is a clean exit."""
     async with start_replica(*stubborn(engine), drain_timeout_s=0.1) as replica:
         await replica.ready()
         async with replica.connected() as client:
             await begin(client)
             await asyncio.sleep(0.1)  # for the engine to block
             replica.close_stdin()
-            await replica.wait(timeout_s=10.0)
+            assert await replica.wait(timeout_s=10.0) == code
 
 
 async def test_a_runtimes_signal_handlers_are_replaced(stubborn) -> None:

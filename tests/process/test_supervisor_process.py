@@ -23,13 +23,16 @@ LIMIT_BYTES = 1 << 24
 class Child:
     """The supervisor process, its standard input, and what it says."""
 
-    def __init__(self, folder, *, orphans=(), **echo) -> None:
+    def __init__(self, folder, *, orphans=(), stall_timeout_s=10, **echo) -> None:
+        self.log = folder / "supervisor.log"
         self.run_dir = folder / "run"
         self.run_dir.mkdir(exist_ok=True)
         settings = Settings(
             plugins={"allow": ("builtin", "echo")},
             supervisor={
                 "status_interval_s": 0.05,
+                "stall_timeout_s": stall_timeout_s,
+                "backoff_initial_s": 0.1,
                 "drain_timeout_s": 5,
                 "kill_after_s": 2,
                 "log_dir": str(folder / "logs"),
@@ -41,9 +44,10 @@ class Child:
             "settings": settings.model_dump(mode="json"),
             "orphans": list(orphans),
         }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "core.supervisor"], stdin=subprocess.PIPE, start_new_session=True
-        )
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "core.supervisor"], stdin=subprocess.PIPE, stderr=log, start_new_session=True
+            )
         self.process.stdin.write(json.dumps(order).encode() + b"\n")
         self.process.stdin.flush()
 
@@ -51,23 +55,28 @@ class Child:
         """Wait until the echo replica serves; return its status."""
         return await self.until("ready")
 
-    async def until(self, state):
+    async def until(self, state, *, restarts=0):
         """Wait until the echo replica is in this state; return its status."""
-        limit = time.monotonic() + 15
-        while time.monotonic() < limit:
-            try:
-                stream = await connect(str(self.run_dir / SOCKET_NAME), Snapshot, max_frame_bytes=LIMIT_BYTES)
-                stream.send(ControlHello(protocol=PROTOCOL, fingerprint="f", pid=os.getpid()))
-                while True:
-                    snapshot = (await stream.receive())[-1]
-                    replicas = [one for deployment in snapshot.deployments for one in deployment.replicas]
-                    if snapshot.supervisor_pid == self.process.pid and replicas[0].state == state:
-                        stream.close()
-                        return replicas[0]
-            except (OSError, PeerGoneError):
-                assert self.process.poll() is None, "the supervisor ended"
-                await asyncio.sleep(0.02)
-        raise AssertionError(f"not {state} in time")
+        async with asyncio.timeout(15):
+            while True:
+                try:
+                    async for replica in self._reports():
+                        if (replica.state, replica.restarts) == (state, restarts):
+                            return replica
+                except (OSError, PeerGoneError):
+                    assert self.process.poll() is None, "the supervisor ended"
+                    await asyncio.sleep(0.02)
+
+    async def _reports(self):
+        stream = await connect(str(self.run_dir / SOCKET_NAME), Snapshot, max_frame_bytes=LIMIT_BYTES)
+        try:
+            stream.send(ControlHello(protocol=PROTOCOL, fingerprint="f", pid=os.getpid()))
+            while True:
+                snapshot = (await stream.receive())[-1]
+                if snapshot.supervisor_pid == self.process.pid:
+                    yield snapshot.deployments[0].replicas[0]
+        finally:
+            stream.close()
 
     async def ended(self) -> int:
         return await asyncio.to_thread(self.process.wait, 10)
@@ -90,6 +99,7 @@ async def start(folder):
             child.process.kill()
             child.process.wait()
             raise
+        assert "Traceback" not in (said := child.log.read_text()), said
 
 
 @pytest.fixture
@@ -98,6 +108,27 @@ def sleeper():
     yield process
     process.kill()
     process.wait()
+
+
+async def test_it_brings_a_killed_replica_back(start):
+    child = start()
+    before = await child.ready()
+    os.kill(before.pid, signal.SIGKILL)
+    after = await child.until("ready", restarts=1)
+    assert after.pid != before.pid
+    assert "killed by SIGKILL" in child.log.read_text()
+
+
+async def test_a_pause_of_the_supervisor_costs_no_replica(start):
+    child = start(stall_timeout_s=0.3)
+    before = await child.ready()
+    child.process.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(2.5)  # the pause itself; nothing is waited for
+    child.process.send_signal(signal.SIGCONT)
+    await asyncio.sleep(0.5)  # longer than the replica may be silent
+    after = await child.ready()
+    assert after.pid == before.pid
+    assert "did not run for" in child.log.read_text()
 
 
 async def test_when_the_main_process_is_gone_all_is_drained_and_cleared_away(start, submit, gone, sleeper):

@@ -97,7 +97,7 @@ class AnyLife(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([2.0, 100.0]))
     def oversleep(self, seconds):
         self.now_s += seconds
-        self.feed(Overslept(seconds))
+        self.feed(Overslept())
 
     @precondition(lambda self: self.alive is not None and not self.shown)
     @rule()

@@ -339,9 +339,13 @@ def test_a_replica_that_was_killed_cannot_come_back_as_ready():
 def test_a_pause_of_the_supervisor_proves_nothing_about_replicas():
     life = Life().until_ready().reports(busy(1))
     life.now_s += 500
-    life.feed(Overslept(500), Tick())
+    life.feed(Overslept(), Tick())
     assert (life.state, life.effects) == ("ready", ())
-    assert life.pass_s(60).effects == (Effect.KILL,)
+    assert life.pass_s(59).effects == ()
+    assert life.pass_s(1).effects == (Effect.KILL,)
+    life = Life().feed(WeightsFound()).launched()
+    life.now_s += 5000
+    assert life.feed(Overslept(), Tick()).effects == ()
 
 
 # --- idle unload
