@@ -58,17 +58,18 @@ def test_a_named_file_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Key by key: its neighbours in the file still count. Tables and lists are JSON."""
+    """Key by key: its neighbours in the file still count. Lists, tables and odd names are JSON."""
     write('[limits]\ntimeout_s = 1\nkeepalive_s = 3\n[aliases]\nx = "a"')
     monkeypatch.setenv("GATEWAY_LIMITS__TIMEOUT_S", "2")
     monkeypatch.setenv("GATEWAY_PLUGINS__ALLOW", '["torch"]')
+    monkeypatch.setenv("GATEWAY_ALIASES", '{"GPT-4": ["b"]}')
     monkeypatch.setenv("GATEWAY_BACKENDS__LLAMACPP__DEVICE", "cpu")
     settings = load_settings()
 
     assert (settings.limits.timeout_s, settings.limits.keepalive_s) == (2, 3)
     assert settings.plugins.allow == ("torch",)
     assert settings.backends["llamacpp"].plugin_settings == {"device": "cpu"}
-    assert settings.aliases == {"x": "a"}
+    assert settings.aliases == {"x": "a", "GPT-4": ("b",)}
 
 
 # --- what is refused
