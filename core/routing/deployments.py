@@ -140,17 +140,15 @@ class _Builder:
             return
         table = table or DeploymentTable()
         backend_table = self._settings.backends.get(spec.backend) or BackendTable()
-        values = self._validated(backend.spec, backend_table.plugin_settings, table.settings, where)
-        if values is not None:
-            self.built[name] = Deployment(
-                spec=spec,
-                backend=backend.spec,
-                settings=values,
-                python=backend_table.python,
-                replicas=table.replicas,
-                idle_unload_s=table.idle_unload_s,
-                declared_by=declared_by,
-            )
+        self.built[name] = Deployment(
+            spec=spec,
+            backend=backend.spec,
+            settings=self._validated(backend.spec, backend_table.plugin_settings, table.settings, where),
+            python=backend_table.python,
+            replicas=table.replicas,
+            idle_unload_s=table.idle_unload_s,
+            declared_by=declared_by,
+        )
 
     def _missing(self, backend: str) -> str:
         return f"backend {backend!r} is not there; {how_to_get(backend, self._backends, self._not_loaded)}"
@@ -171,9 +169,7 @@ class _Builder:
             raise _MistakeError(msg)
         return ModelSpec(name=model, backend=backend, **changes), CONFIGURATION
 
-    def _validated(
-        self, backend: BackendSpec, common: dict[str, Any], own: dict[str, Any], where: str
-    ) -> BaseModel | None:
+    def _validated(self, backend: BackendSpec, common: dict[str, Any], own: dict[str, Any], where: str) -> BaseModel:
         """The deployment's own keys win, whole; a mistake is told of the table it stands in."""
         try:
             return backend.settings.model_validate(common | own)
@@ -182,7 +178,7 @@ class _Builder:
             tables = [f"[backends.{backend.name}]"] if wrong - own.keys() or not wrong else []
             tables += [f"{where} settings"] if wrong & own.keys() else []
             self.mistakes += describe(error, where=" and ".join(tables)).splitlines()
-            return None
+            return backend.settings.model_construct()  # so that an alias that names the deployment is no mistake too
 
 
 class _MistakeError(ValueError):

@@ -63,6 +63,7 @@ def test_a_model_reaches_its_deployments_by_priority() -> None:
     """Higher first; equals share a tier, sorted by id."""
     assembled = table(model("m@b", priority=5), model("m@a", priority=5), model("n@a"), model("m@c"))
     assert tiers(assembled, "m") == [["m@a", "m@b"]]
+    assert list(assembled.models) == ["m", "n"]
 
     assembled = table(model("m@a", priority=1), model("m@b", priority=2))
     assert tiers(assembled, "m") == [["m@b"], ["m@a"]]
@@ -114,7 +115,7 @@ def test_a_disabled_deployment_is_in_no_tier() -> None:
 def test_declared_aliases_of_one_name_merge() -> None:
     """Targets by the best priority of each model, then by name; tiers by priority over all deployments."""
     assembled = table(
-        model("small@a", "one", priority=1, aliases=("gpt-4",)),
+        model("small@a", "one", priority=2, aliases=("gpt-4",)),
         model("big@a", "two", priority=10, aliases=("gpt-4",)),
         model("big@b", "two", priority=1),
         model("also@b", "one", priority=10, aliases=("gpt-4",)),
@@ -126,7 +127,7 @@ def test_declared_aliases_of_one_name_merge() -> None:
         declared_by=("ai-gateway-one 1.0 (one)", "ai-gateway-two 1.0 (two)"),
         explicit=False,
     )
-    assert tiers(assembled, "gpt-4") == [["also@b", "big@a"], ["big@b", "small@a"]]
+    assert tiers(assembled, "gpt-4") == [["also@b", "big@a"], ["small@a"], ["big@b"]]
     assert assembled.resolve("gpt-4").kind == "alias"
 
 
@@ -213,6 +214,18 @@ def test_in_a_chain_too_a_models_name_wins() -> None:
 def test_a_cycle_is_named(aliases: dict[str, Any], cycle: str) -> None:
     """Once, however many aliases lead into it."""
     assert mistakes(model("m@a"), aliases=aliases) == [f"[aliases] {cycle}: a cycle; an alias must lead to a model"]
+
+
+def test_every_mapping_is_sorted() -> None:
+    """Whatever the order of declarations and of the file."""
+    assembled = table(
+        model("n@a", aliases=("z", "b")), model("m@b", aliases=("y",)), model("m@a"), aliases={"x": "m", "a": "n"}
+    )
+
+    assert list(assembled.aliases) == ["a", "b", "x", "y", "z"]
+    assert list(assembled.deployments) == ["m@a", "m@b", "n@a"]
+    assert list(assembled.models) == ["m", "n"]
+    assert list(assembled.routes) == sorted(assembled.routes)
 
 
 def test_two_ways_to_one_model_are_no_cycle() -> None:
@@ -341,6 +354,13 @@ def test_unless_the_configuration_names_it(settings: dict[str, Any]) -> None:
     assert "pip install ai-gateway-onnx" in line
 
 
+def test_what_is_left_out_is_not_blamed_for_something_else() -> None:
+    """An alias of an unknown name is told as such."""
+    (line,) = mistakes(model("m@onnx"), model("n@a"), aliases={"x": "zzz"})
+
+    assert "there is no model, alias or deployment 'zzz'" in line
+
+
 # --- settings of a backend
 
 
@@ -368,6 +388,11 @@ def test_a_mistake_is_told_of_the_table_it_stands_in() -> None:
         '[deployments."m@a"] settings: x: there is no such key'
     ]
     assert mistakes(backends={"b": {"threads": "many"}})[0].startswith("[backends.b]: threads: Input should be")
+
+
+def test_a_mistake_is_not_told_of_those_who_name_the_deployment() -> None:
+    """An alias of a deployment with wrong settings is right."""
+    assert len(mistakes(model("m@a"), backends={"a": {"x": 1}}, aliases={"y": "m"})) == 1
 
 
 def test_all_mistakes_are_told_at_once() -> None:
