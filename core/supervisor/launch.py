@@ -1,4 +1,4 @@
-"""What a replica's process is given: a folder and a socket of its own, and its configuration."""
+"""From a deployment to its replicas, and what the process of one is given: a folder, a socket, a configuration."""
 
 from __future__ import annotations
 
@@ -10,8 +10,25 @@ from pathlib import Path
 from core.api.protocols import ReplicaConfig
 from core.routing.table import Deployment
 from core.settings import Settings
+from core.supervisor.replica import Replica
+from core.supervisor.words import why_absent
 
-__all__ = ["make_scratch", "remove_scratch", "replica_config"]
+__all__ = ["make_scratch", "new_replicas", "remove_scratch", "replica_config"]
+
+
+def new_replicas(deployment: Deployment) -> list[Replica]:
+    """Return its replicas as they are before anything has happened."""
+    spec = deployment.spec
+    return [
+        Replica(
+            name=f"{spec.deployment}#{index}",
+            enabled=spec.enabled,
+            at_startup=spec.load == "startup",
+            idle_unload_s=deployment.idle_unload_s,
+            reason=why_absent(spec),
+        )
+        for index in range(deployment.replicas)
+    ]
 
 
 def make_scratch(parent: Path) -> Path:

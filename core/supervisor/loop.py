@@ -18,7 +18,7 @@ from core.models import locate
 from core.routing.table import Deployment
 from core.settings import Settings
 from core.supervisor.control import ControlServer
-from core.supervisor.launch import make_scratch, remove_scratch, replica_config
+from core.supervisor.launch import make_scratch, new_replicas, remove_scratch, replica_config
 from core.supervisor.replica import (
     Effect,
     Event,
@@ -89,7 +89,10 @@ class Supervisor:
         self._launcher = launcher
         self._observers = observers
         self._sockets = run_dir / "r"
-        self._slots = {id_: _slots(deployment) for id_, deployment in deployments.items()}
+        self._slots = {
+            id_: [_Slot(deployment, replica) for replica in new_replicas(deployment)]
+            for id_, deployment in deployments.items()
+        }
         self._lives: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = math.inf
@@ -335,20 +338,3 @@ def _now_s() -> float:
 
 def _jitter() -> float:
     return random.uniform(0.5, 1.0)  # noqa: S311 - spreads restarts; guards nothing
-
-
-def _slots(deployment: Deployment) -> list[_Slot]:
-    spec = deployment.spec
-    return [
-        _Slot(
-            deployment=deployment,
-            replica=Replica(
-                name=f"{spec.deployment}#{index}",
-                enabled=spec.enabled,
-                at_startup=spec.load == "startup",
-                idle_unload_s=deployment.idle_unload_s,
-                reason=why_absent(spec),
-            ),
-        )
-        for index in range(deployment.replicas)
-    ]
