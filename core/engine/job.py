@@ -18,6 +18,8 @@ __all__ = ["Job"]
 
 _log = logging.getLogger(__name__)
 
+# An engine with events at hand never waits; others, and the news that its client is gone, need the loop too.
+_EVENTS_A_TURN = 64
 _UNEXPECTED = "The engine failed in an unforeseen way; the replica's log has the details."
 
 
@@ -62,6 +64,7 @@ class Job:
             PeerGoneError: the peer is gone.
         """
         check = StreamCheck(request)
+        turn = 0
         try:
             events = engine.stream(request)
             try:
@@ -69,6 +72,9 @@ class Job:
                     check.see(event)
                     stream.send(event)
                     await stream.drain()
+                    turn += 1
+                    if turn % _EVENTS_A_TURN == 0:
+                        await asyncio.sleep(0)
                 check.end()
             finally:
                 self._settle()

@@ -42,11 +42,11 @@ class ProcessSuite(Suite):
     async def test_over_the_limit_is_busy(self, replica: Replica) -> None:
         """Full slots and a full queue reject with a time to try again; who hangs up makes room at once."""
         slots = (await replica.ready()).slots
-        request = self.text_request(STORY, max_tokens=400)
+        request = self.text_request(LONG * 10, max_tokens=400)
         async with contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(replica.connected()) for _ in range(slots + 3)]
-            for client in clients[:-1]:
-                assert isinstance(await client.submit(request), Accepted)
+            answers = await asyncio.gather(*(client.submit(request) for client in clients[:-1]))
+            assert all(isinstance(answer, Accepted) for answer in answers), answers
             rejected = await clients[-1].submit(request)
             assert isinstance(rejected, Rejected)
             assert rejected.reason == "busy"
@@ -65,12 +65,18 @@ class ProcessSuite(Suite):
 
     async def test_sigterm_drains(self, weights_path: Path | None) -> None:
         """A running stream ends as it should, a new request is refused, and the process exits with 0."""
-        async with self._started(weights_path) as replica, replica.connected() as client:
+        async with (
+            self._started(weights_path) as replica,
+            replica.connected() as client,
+            replica.connected() as late,
+            replica.connected() as watcher,
+        ):
             await self._begin(client)
             replica.process.terminate()
-            await replica.until(lambda status: status.draining)
-            async with replica.connected() as late:
-                refused = await late.submit(self.text_request(STORY))
+            async for status in watcher.watch():
+                if status.draining:
+                    break
+            refused = await late.submit(self.text_request(STORY))
             assert isinstance(refused, Rejected)
             assert refused.reason == "draining"
             assert isinstance([frame async for frame in client.frames()][-1], Done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from core.api.errors import RequestError
@@ -110,12 +111,14 @@ class TextSuite(Suite):
         """A completion with echo repeats its prompt, which costs no completion tokens."""
         self.need("echo")
         self.need_task("completion")
-        request = CompletionRequest(
-            id=new_id(), prompts=("Once upon a time",), echo=True, sampling=Sampling(temperature=0.0, max_tokens=4)
+        plain = CompletionRequest(
+            id=new_id(), prompts=("Once upon a time",), sampling=Sampling(temperature=0.0, max_tokens=4)
         )
-        answer = await loaded.ask(request)
-        assert answer.text.startswith("Once upon a time")
-        assert answer.usage.completion_tokens == 4
+        echoed = await loaded.ask(msgspec.structs.replace(plain, echo=True))
+        assert echoed.text.startswith("Once upon a time")
+        answer = (await loaded.ask(plain)).text
+        assert echoed.text.removeprefix("Once upon a time").strip() == answer.strip()
+        assert echoed.usage.completion_tokens == 4
 
     async def test_token_prompts(self, loaded: LoadedEngine) -> None:
         """A prompt of token ids is taken as it is."""
@@ -142,17 +145,21 @@ class TextSuite(Suite):
 
     async def test_full_slots_do_not_mix(self, loaded: LoadedEngine) -> None:
         """As many streams as there are slots: each ends where it should and has its own usage and text."""
-        slots = min(loaded.info.slots, 16)
-        limits = range(3, 3 + slots)
+        limits = range(8, 8 + min(loaded.info.slots, 8))
         requests = [
-            self.text_request(f"{'Please. ' * limit}Tell story number {limit}. {STORY}", max_tokens=limit)
+            self.text_request(
+                f"My number is {limit * 1111}. {'Please! ' * limit}Say my number, then count upwards from it.",
+                max_tokens=limit,
+            )
             for limit in limits
         ]
         alone = [await loaded.ask(request) for request in requests]
         together = await asyncio.gather(*(loaded.ask(request) for request in requests))
-        for limit, one, other in zip(limits, alone, together, strict=True):
-            assert other.reasons == {0: "length"}
-            assert other.usage.completion_tokens == limit
+        same = 0
+        for one, other in zip(alone, together, strict=True):
+            assert other.reasons == one.reasons
+            assert other.usage.completion_tokens == one.usage.completion_tokens
             assert other.usage.prompt_tokens == one.usage.prompt_tokens
-            if self.batch_invariant:
-                assert other.text == one.text
+            same += other.text == one.text
+        # Arithmetic that depends on the batch may change a word here and there, but not most answers.
+        assert same == len(alone) if self.batch_invariant else same > len(alone) / 2

@@ -74,57 +74,70 @@ class EchoEngine:
         """Nothing to give back."""
 
     async def stream(self, request: EngineRequest) -> AsyncGenerator[EngineEvent, None]:
-        """Answer one request. ``finally`` runs however it ends: to the end, by an error, by ``aclose()``."""
+        """Serve one request: each step gives one event to each choice, as a batch on a device would."""
+        choices, prompt_tokens = self._plan(request)
+        completion_tokens = 0
         self._running += 1
         try:
-            if isinstance(request, EmbeddingsRequest):
-                events = self._embeddings(request)
-            elif isinstance(request, CompletionRequest):
-                events = self._completion(request)
-            else:
-                events = self._chat(request)
-            async for event in events:
-                yield event
-        finally:
+            await self._work(self._settings.prefill_s)
+            due = time.monotonic()
+            while choices:
+                for choice in tuple(choices):
+                    event = next(choice, None)
+                    if event is None:
+                        choices.remove(choice)
+                    else:
+                        completion_tokens += getattr(event, "tokens", 0)
+                        yield event
+                await self._fail_as_configured(completion_tokens)
+                due += 1 / self._settings.tokens_per_s if self._settings.tokens_per_s else 0.0
+                await self._work(due - time.monotonic())
+            yield Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+        finally:  # however it ends: to the end, by an error, by a cancel
             self._running -= 1
 
-    # --- the three tasks
+    # --- what to say
 
-    async def _chat(self, request: ChatRequest) -> AsyncGenerator[EngineEvent, None]:
-        prompt = [token for message in request.messages for token in _tokens(message.text)]
-        room = self._room(len(prompt), "messages")
+    def _plan(self, request: EngineRequest) -> tuple[list[Iterator[EngineEvent]], int]:
+        """The events of each choice, and the tokens of the prompts."""
+        if isinstance(request, EmbeddingsRequest):
+            return self._embeddings(request)
+        if isinstance(request, CompletionRequest):
+            return self._completion(request)
+        return self._chat(request)
+
+    def _chat(self, request: ChatRequest) -> tuple[list[Iterator[EngineEvent]], int]:
+        prompt_tokens = sum(len(_tokens(message.text)) for message in request.messages)
+        room = self._room(prompt_tokens, "messages")
         if request.tool_choice.mode in ("required", "named"):
-            choices = [_tool_call(request, choice) for choice in range(request.n)]
-        else:
-            said = next((message.text for message in reversed(request.messages) if message.role == "user"), "")
-            choices = [_text(choice, *self._answer(said, request.sampling, room)) for choice in range(request.n)]
-        async for event in self._generate(choices, len(prompt)):
-            yield event
+            return [_tool_call(request, choice) for choice in range(request.n)], prompt_tokens
+        said = next((message.text for message in reversed(request.messages) if message.role == "user"), "")
+        answer, reason = self._answer(said, request.sampling, room)
+        return [_text(choice, answer, reason) for choice in range(request.n)], prompt_tokens
 
-    async def _completion(self, request: CompletionRequest) -> AsyncGenerator[EngineEvent, None]:
-        prompts = [cast("str", prompt) for prompt in request.prompts]  # "token_prompts" is not among our capabilities
+    def _completion(self, request: CompletionRequest) -> tuple[list[Iterator[EngineEvent]], int]:
         choices: list[Iterator[EngineEvent]] = []
-        for choice in range(len(prompts) * request.n):
-            prompt = prompts[choice // request.n]
+        prompt_tokens = 0
+        for prompt in map(str, request.prompts):  # token ids are not among our capabilities and never come
+            prompt_tokens += len(_tokens(prompt))
             answer, reason = self._answer(prompt, request.sampling, self._room(len(_tokens(prompt)), "prompt"))
-            head = [TextDelta(choice=choice, text=prompt, tokens=0)] if request.echo else []
-            choices.append(itertools.chain(head, _text(choice, answer, reason)))
-        async for event in self._generate(choices, sum(len(_tokens(prompt)) for prompt in prompts)):
-            yield event
+            for choice in range(len(choices), len(choices) + request.n):
+                head = [TextDelta(choice=choice, text=prompt, tokens=0)] if request.echo else []
+                choices.append(itertools.chain(head, _text(choice, answer, reason)))
+        return choices, prompt_tokens
 
-    async def _embeddings(self, request: EmbeddingsRequest) -> AsyncGenerator[EngineEvent, None]:
+    def _embeddings(self, request: EmbeddingsRequest) -> tuple[list[Iterator[EngineEvent]], int]:
         dimensions = request.dimensions or _DIMENSIONS
         if dimensions > _DIMENSIONS:
             msg = f"dimensions must be at most {_DIMENSIONS}"
             raise RequestError(msg, param="dimensions")
-        inputs = [cast("str", text) for text in request.inputs]
-        for index, text in enumerate(inputs):
+        inputs = [str(text) for text in request.inputs]
+        for text in inputs:
             self._room(len(_tokens(text)), "input")
-            await self._work(0)
-            yield Embedding(index=index, vector=_vector(text, dimensions))
-        yield Usage(prompt_tokens=sum(len(_tokens(text)) for text in inputs))
-
-    # --- words
+        vectors: list[Iterator[EngineEvent]] = [
+            iter((Embedding(index=index, vector=_vector(text, dimensions)),)) for index, text in enumerate(inputs)
+        ]
+        return vectors, sum(len(_tokens(text)) for text in inputs)
 
     def _room(self, prompt_tokens: int, param: str) -> int:
         """How many tokens the context has left for an answer."""
@@ -148,30 +161,6 @@ class EchoEngine:
         return words[:limit], "length" if len(words) > limit else "stop"
 
     # --- time
-
-    async def _generate(
-        self, choices: list[Iterator[EngineEvent]], prompt_tokens: int
-    ) -> AsyncGenerator[EngineEvent, None]:
-        """One step gives one event to each choice that still runs, as a batch on a device would."""
-        await self._work(self._settings.prefill_s)
-        completion_tokens, due = 0, time.monotonic()
-        while choices:
-            for choice in tuple(choices):
-                event = next(choice, None)
-                if event is None:
-                    choices.remove(choice)
-                    continue
-                completion_tokens += getattr(event, "tokens", 0)
-                yield event
-            await self._fail_as_configured(completion_tokens)
-            if self._settings.tokens_per_s:
-                due += 1 / self._settings.tokens_per_s
-                await self._work(due - time.monotonic())
-            elif self._steps % _STEPS_A_TURN == 0:
-                await self._work(0)
-            else:
-                self._steps += 1
-        yield Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
 
     async def _work(self, seconds: float) -> None:
         """Spend time as a device would, in steps; lets others in between even when there is none to spend."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import tempfile
@@ -71,8 +72,9 @@ class ScriptedEngine:
         self.running.append(request)
         self.begun.append(request)
         try:
-            async for event in self.script(request):
-                yield event
+            async with contextlib.aclosing(self.script(request)) as events:
+                async for event in events:
+                    yield event
         finally:
             self.running.remove(request)
 
@@ -213,6 +215,23 @@ async def test_a_slow_reader_holds_its_engine_back(scene: Scene) -> None:
     assert made < 1000
 
 
+async def test_an_engine_that_never_waits_shares_the_loop(scene: Scene) -> None:
+    """Others are answered while it streams, and it learns that its client is gone."""
+
+    async def flood(request: EngineRequest) -> AsyncGenerator[EngineEvent, None]:
+        while True:
+            yield TextDelta(text="x")
+
+    scene.engine.script = flood
+    client = await scene.submitted()
+    async with asyncio.timeout(5):
+        await client.receive()
+        assert (await scene.load()).running == 1
+        client.close()
+        while (await scene.load()).running:
+            pass
+
+
 # --- admission
 
 
@@ -271,7 +290,7 @@ async def test_hanging_up_while_waiting_leaves_the_queue(scene: Scene) -> None:
     assert len(scene.engine.begun) == 2
 
 
-async def test_the_engines_cleaning_up_is_not_interrupted(scene: Scene) -> None:
+async def test_the_engines_cleaning_up_is_not_interrupted(scene: Scene, caplog) -> None:
     """A client that leaves after its deadline does not cancel the engine a second time."""
     cleaning, cleaned = asyncio.Event(), asyncio.Event()
 
@@ -287,6 +306,47 @@ async def test_the_engines_cleaning_up_is_not_interrupted(scene: Scene) -> None:
     scene.engine.script = careful
     client = await scene.submitted(timeout_s=0.05)
     await asyncio.wait_for(cleaning.wait(), 2)
+    client.close()
+    await asyncio.wait_for(cleaned.wait(), 2)
+    assert not caplog.records
+
+
+async def test_nor_is_it_after_a_broken_contract(scene: Scene) -> None:
+    """The stream is closed because of what it sent; that its client leaves meanwhile changes nothing."""
+    cleaning, cleaned = asyncio.Event(), asyncio.Event()
+
+    async def broken(request: EngineRequest) -> AsyncGenerator[EngineEvent, None]:
+        try:
+            yield Finished()
+            yield Finished()
+        finally:
+            cleaning.set()
+            await asyncio.sleep(0.05)
+            cleaned.set()
+
+    scene.engine.script = broken
+    client = await scene.submitted()
+    await asyncio.wait_for(cleaning.wait(), 2)
+    client.close()
+    await asyncio.wait_for(cleaned.wait(), 2)
+
+
+async def test_nor_is_it_when_a_slow_reader_leaves(scene: Scene) -> None:
+    """The host is then waiting for the reader, not for the engine."""
+    cleaned = asyncio.Event()
+
+    async def careful(request: EngineRequest) -> AsyncGenerator[EngineEvent, None]:
+        try:
+            while True:
+                yield TextDelta(text="x" * 100_000)
+        finally:
+            await asyncio.sleep(0.05)
+            cleaned.set()
+
+    scene.engine.script = careful
+    client = await scene.submitted()
+    client.stream._transport.pause_reading()
+    await until(lambda: len(scene.engine.running) == 1)
     client.close()
     await asyncio.wait_for(cleaned.wait(), 2)
 
