@@ -13,6 +13,7 @@ from typing import cast
 
 from core.api.messages import EngineEvent
 from core.api.protocols import Policy, RouteRequest
+from core.api.specs import Capability
 from core.errors import GatewayError
 from core.gateway.fleet import Fleet, Replica, ReplicaStream
 from core.routing.table import Deployment, Route
@@ -126,7 +127,7 @@ class Search:
         route: Route,
         request: RouteRequest,
         *,
-        needs: Mapping[str, str],
+        needs: Mapping[Capability, str],
         deadline_s: float,
     ) -> None:
         """``needs`` maps a capability to the request field that needs it; ``deadline_s`` is in loop time.
@@ -290,7 +291,7 @@ def _died(replica: Replica) -> GatewayError:
     )
 
 
-def _able(route: Route, request: RouteRequest, needs: Mapping[str, str]) -> list[list[Deployment]]:
+def _able(route: Route, request: RouteRequest, needs: Mapping[Capability, str]) -> list[list[Deployment]]:
     """Return the route's tiers without the deployments that cannot do what is asked."""
     missing: dict[str, str] = {}
     tiers: list[list[Deployment]] = []

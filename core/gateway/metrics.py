@@ -175,7 +175,7 @@ class _FleetCollector:
 def render(fleet: Fleet) -> bytes:
     """Everything in Prometheus' text format."""
     extra = CollectorRegistry()
-    extra.register(_FleetCollector(fleet))  # type: ignore[arg-type]  # it has the one method that matters
+    extra.register(_FleetCollector(fleet))
     return generate_latest(_registry()) + generate_latest(extra)
 
 

@@ -7,6 +7,7 @@ so a thread of the main process watches both.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import multiprocessing
@@ -23,6 +24,8 @@ from typing import Any
 
 from prometheus_client import multiprocess
 from sanic import Sanic
+from sanic.exceptions import ServerKilled
+from sanic.worker.manager import WorkerManager
 from sanic.worker.process import WorkerProcess
 
 from core.settings import Settings
@@ -40,6 +43,8 @@ class Guardian:
 
     def __init__(self, app: Sanic[Any, Any], settings: Settings, run_dir: Path) -> None:
         self._app = app
+        # setattr: to a type checker a method cannot be replaced
+        setattr(app.manager, "wait_for_ack", functools.partial(_wait_for_ack, app.manager))  # noqa: B010
         self._settings = settings
         self._run_dir = run_dir
         self._stopping = threading.Event()
@@ -115,6 +120,30 @@ class Guardian:
                 multiprocess.mark_process_dead(pid, str(self._run_dir / "metrics"))  # type: ignore[no-untyped-call]
                 # The manager's own loop does the restart, in its own thread.
                 manager.monitor_publisher.send(f"{process.name}:")
+
+
+def _wait_for_ack(manager: WorkerManager) -> None:
+    """Wait until every HTTP worker has reported that it serves, or the gateway is told to stop.
+
+    Stands in for Sanic's own, which never ends when the signal to stop comes before the workers are up
+    (25.12: it hands the stop message back to itself for ever), and which on failure kills the whole
+    process group, whoever else is in it.
+
+    Raises:
+        ServerKilled: a worker ended, or did not come up in Sanic's time.
+    """
+    put_off: list[Any] = []
+    limit_s = time.monotonic() + manager.THRESHOLD / 10
+    while not manager._shutting_down and not manager._all_workers_ack():  # type: ignore[no-untyped-call]  # noqa: SLF001
+        message = manager.monitor_subscriber.recv() if manager.monitor_subscriber.poll(0.1) else None
+        if message == "__TERMINATE_EARLY__" or time.monotonic() > limit_s:
+            _log.error("an HTTP worker did not come up; its messages above say why. Shutting down.")
+            manager.shutdown()  # type: ignore[no-untyped-call]
+            raise ServerKilled
+        if message is not None:
+            put_off.append(message)
+    for message in [None] if manager._shutting_down else put_off:  # noqa: SLF001
+        manager.monitor_publisher.send(message)
 
 
 def end_with_parent(grace_s: float) -> None:

@@ -162,7 +162,6 @@ def test_a_killed_main_process_leaves_nothing_behind(start, eventually, options)
 
 
 def run_dirs() -> set[Path]:
-    import tempfile
 
     return set(Path(tempfile.gettempdir()).glob("ai-gateway-*"))
 
@@ -205,11 +204,21 @@ def test_sigterm_cuts_a_stream_that_outlasts_the_drain(start, eventually) -> Non
         eventually(lambda: not [child for child in children if child.is_running()], within_s=5)
 
 
+def test_sigterm_before_the_workers_are_up_ends_it(start) -> None:
+    """Sanic's own main process would spin for ever here."""
+    with start("", wait=False) as gateway:
+        while "Goin' Fast" not in gateway.log.read_text():
+            time.sleep(0.02)
+        gateway.process.send_signal(signal.SIGTERM)
+
+        gateway.process.wait(30)
+
+
 def test_a_wrong_configuration_is_one_clear_message(start) -> None:
     for config, message in (
         ("[nonsense]\nx = 1\n", "nonsense"),
         ('[routing]\npolicy = "sticki"\n', "sticki"),
-        ('[backends.tpu]\nx = 1\n', "tpu"),
+        ("[backends.tpu]\nx = 1\n", "tpu"),
     ):
         with pytest.raises(AssertionError) as caught, start(config):
             pass

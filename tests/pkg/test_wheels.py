@@ -108,8 +108,8 @@ def test_the_default_configuration_is_valid(python, tmp_path) -> None:
 
 
 def test_the_five_aliases_go_to_the_demo_model_at_last(python, tmp_path) -> None:
-    rows = json.loads(run(python, "-m", "core", "aliases", "--json", cwd=tmp_path))
-    targets = {row["alias"]: row["models"] for row in rows}
+    rows = json.loads(run(python, "-m", "core", "aliases", "--json", cwd=tmp_path))["aliases"]
+    targets = {row["name"]: row["targets"] for row in rows}
 
     for alias in ("gpt-3.5-turbo", "gpt-4", "gpt-4-turbo", "claude-3-opus", "claude-3-sonnet"):
         assert targets[alias][-1] == "smollm2-135m"
