@@ -29,7 +29,7 @@ TIMING = {
     "crash_loop_failures": 3,
     "healthy_after_s": 30,
     "failed_retry_s": 60,
-    "load_timeout_s": 15,
+    "load_timeout_s": 40,
     "stall_timeout_s": 10,
     "drain_timeout_s": 5,
     "kill_after_s": 1,
@@ -55,7 +55,7 @@ def echo():
 def until():
     """Wait for a condition."""
 
-    async def until(condition, *, within_s=10.0):
+    async def until(condition, *, within_s=40.0):
         limit = time.monotonic() + within_s
         while not condition():
             assert time.monotonic() < limit, "it did not happen in time"
@@ -169,14 +169,14 @@ class House:
         deployments = {one.deployment: one for one in self.supervisor.snapshot().deployments}
         return deployments[f"{name}@echo"].replicas[index]
 
-    async def until(self, state, name="echo", *, within_s=15.0, **fields):
-        """Wait until the replica is in ``state`` (and has ``fields``); return its status."""
+    async def until(self, state, name="echo", *, within_s=40.0, restarts=0):
+        """Wait until the replica is in ``state``, after so many restarts or more; return its status."""
         limit = time.monotonic() + within_s
         while True:
             replica = self.replica(name)
-            if replica.state == state and all(getattr(replica, key) == value for key, value in fields.items()):
+            if replica.state == state and replica.restarts >= restarts:
                 return replica
-            assert time.monotonic() < limit, f"not {state} {fields} but {replica}; it said:\n{self.log(name)}"
+            assert time.monotonic() < limit, f"not {state} but {replica}; it said:\n{self.log(name)}"
             await asyncio.sleep(0.01)
 
     def log(self, name) -> str:

@@ -27,8 +27,8 @@ async def test_a_killed_replica_is_seen_at_once_and_comes_back(house, echo, subm
     dead = here.replica()
     assert (dead.state, dead.socket) == ("starting", None)
     assert "SIGKILL" in dead.reason
-    after = await here.until("ready")
-    assert seen_after_s < 0.2
+    after = await here.until("ready", restarts=1)
+    assert seen_after_s < 0.5  # milliseconds, but on a busy machine
     assert after.restarts == 1
     assert after.pid != before.pid
     assert after.socket != before.socket

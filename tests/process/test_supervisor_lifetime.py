@@ -90,7 +90,7 @@ async def test_stop_ends_a_replica_that_loads_and_one_that_waits_for_its_restart
     await until(lambda: here.replica("broken").retry_in_s is not None and here.replica("slow").pid)
     began_s = time.monotonic()
     await here.stop()
-    assert time.monotonic() - began_s < 3
+    assert time.monotonic() - began_s < 20
 
 
 async def test_a_group_that_ignores_sigterm_is_killed_with_its_children(house, echo, *, folder, script, gone, until):

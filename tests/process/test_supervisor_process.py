@@ -33,7 +33,7 @@ class Child:
                 "status_interval_s": 0.05,
                 "stall_timeout_s": stall_timeout_s,
                 "backoff_initial_s": 0.1,
-                "drain_timeout_s": 5,
+                "drain_timeout_s": 20,
                 "kill_after_s": 2,
                 "log_dir": str(folder / "logs"),
             },
@@ -57,7 +57,7 @@ class Child:
 
     async def until(self, state, *, restarts=0):
         """Wait until the echo replica is in this state; return its status."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(45):
             while True:
                 try:
                     async for replica in self._reports():
@@ -79,7 +79,7 @@ class Child:
             stream.close()
 
     async def ended(self) -> int:
-        return await asyncio.to_thread(self.process.wait, 10)
+        return await asyncio.to_thread(self.process.wait, 30)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ async def start(folder):
     for child in children:
         child.process.stdin.close()
         try:
-            child.process.wait(10)
+            child.process.wait(30)
         except subprocess.TimeoutExpired:
             child.process.kill()
             child.process.wait()
@@ -119,16 +119,15 @@ async def test_it_brings_a_killed_replica_back(start):
     assert "killed by SIGKILL" in child.log.read_text()
 
 
-async def test_a_pause_of_the_supervisor_costs_no_replica(start):
-    child = start(stall_timeout_s=0.3)
+async def test_a_pause_of_the_supervisor_costs_no_replica(start, until):
+    child = start(stall_timeout_s=2)
     before = await child.ready()
     child.process.send_signal(signal.SIGSTOP)
-    await asyncio.sleep(2.5)  # the pause itself; nothing is waited for
+    await asyncio.sleep(3.5)  # the pause itself; nothing is waited for
     child.process.send_signal(signal.SIGCONT)
-    await asyncio.sleep(0.5)  # longer than the replica may be silent
+    await until(lambda: "did not run for" in child.log.read_text())
     after = await child.ready()
     assert after.pid == before.pid
-    assert "did not run for" in child.log.read_text()
 
 
 async def test_when_the_main_process_is_gone_all_is_drained_and_cleared_away(start, submit, gone, sleeper):
@@ -165,7 +164,7 @@ async def test_a_second_sigterm_does_not_wait(start, submit, gone):
     await child.until("draining")  # two signals at once would be one
     child.process.terminate()
     assert await child.ended() == 0
-    assert time.monotonic() - began_s < 3
+    assert time.monotonic() - began_s < 15
     assert gone(replica.pid)
     with pytest.raises(PeerGoneError):
         await end()
