@@ -109,3 +109,19 @@ def test_what_is_installed_is_in_order() -> None:
     registry = load_registry(PluginsTable())
 
     assert {one.name: one.reason for one in registry.plugins if one.status != "loaded"} == {}
+
+
+def test_without_its_own_plugin_the_gateway_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout that was never installed has no entry points; the error tells the remedy."""
+    monkeypatch.setattr(loader, "entry_points", lambda group: [])
+
+    with pytest.raises(RegistryError, match=r"'builtin' cannot be loaded: ai-gateway is not installed \(pip install"):
+        load_registry(PluginsTable())
+
+
+def test_its_own_plugin_is_not_skipped_when_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unlike anybody else's."""
+    monkeypatch.setattr("core.registry.builtin.LauncherSpec", None)
+
+    with pytest.raises(RegistryError, match="'builtin' cannot be loaded: gateway_launchers raised TypeError"):
+        load_registry(PluginsTable())

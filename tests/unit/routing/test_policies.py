@@ -104,6 +104,10 @@ def _timed_s(call: Callable[[], object]) -> float:
             candidate(load=Load(running=4, waiting=1, waiting_prompt_tokens=10)),
             candidate(load=Load(running=4, waiting=1, waiting_prompt_tokens=9000)),
         ),
+        (
+            candidate(load=Load(running=16, waiting=4, waiting_prompt_tokens=3000), slots=16),
+            candidate(load=Load(running=4, waiting=1, waiting_prompt_tokens=1000), slots=4),
+        ),
     ],
 )
 def test_who_is_less_loaded(better: Candidate, worse: Candidate) -> None:
