@@ -20,6 +20,7 @@ from core.api.protocols import Engine, ReplicaConfig
 from core.engine.admission import Admission
 from core.engine.defaults import with_defaults
 from core.engine.job import Job
+from core.engine.merge import TextMerger
 from core.wire.frames import (
     PROTOCOL,
     Accepted,
@@ -243,7 +244,8 @@ class Host:
                 await ticket.started.wait()
                 began = loop.time()
                 request = with_defaults(submit.request, self._config.model.sampling)
-                failed = await job.run(cast("Engine", self._engine), request, stream)
+                merger = TextMerger() if submit.whole else None
+                failed = await job.run(cast("Engine", self._engine), request, stream, merger=merger)
         except TimeoutError:
             failed = job.cut_short()
         finally:

@@ -11,6 +11,7 @@ from core.api.messages import EngineRequest
 from core.api.protocols import Engine
 from core.engine.admission import Ticket
 from core.engine.contract import ContractError, StreamCheck
+from core.engine.merge import TextMerger
 from core.wire.frames import Failed, ToReplica
 from core.wire.stream import FrameStream, PeerGoneError
 
@@ -57,8 +58,10 @@ class Job:
         doing = "ran" if self.ticket.started.is_set() else "waited for a free slot"
         return Failed(reason="timeout", message=f"The request's time was up while it {doing}.")
 
-    async def run(self, engine: Engine, request: EngineRequest, stream: FrameStream[ToReplica]) -> Failed | None:
-        """Pass the engine's events on; return what went wrong, or None.
+    async def run(
+        self, engine: Engine, request: EngineRequest, stream: FrameStream[ToReplica], *, merger: TextMerger | None
+    ) -> Failed | None:
+        """Pass the engine's events on, through the merger if there is one; return what went wrong, or None.
 
         Raises:
             PeerGoneError: the peer is gone.
@@ -70,7 +73,8 @@ class Job:
             try:
                 async for event in events:
                     check.see(event)
-                    stream.send(event)
+                    for out in (event,) if merger is None else merger.see(event):
+                        stream.send(out)
                     await stream.drain()
                     turn += 1
                     if turn % _EVENTS_A_TURN == 0:

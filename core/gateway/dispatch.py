@@ -148,8 +148,10 @@ class Search:
         self.attempts = 0
         self.replica: Replica | None = None
 
-    async def next_answer(self) -> Answer:
+    async def next_answer(self, *, whole: bool = False) -> Answer:
         """Return an answer that has begun, from the best candidate not yet tried.
+
+        ``whole`` allows the replica to send it in fewer pieces.
 
         Raises:
             GatewayError: nobody is left; the error is the most helpful of what was met.
@@ -157,7 +159,7 @@ class Search:
         for tier in self._tiers:
             while True:
                 for replica in self._ranked(tier):
-                    answer = await self._try(replica)
+                    answer = await self._try(replica, whole=whole)
                     if answer is not None:
                         return answer
                 if not await self._loaded_on_demand(tier):
@@ -171,7 +173,7 @@ class Search:
             GatewayError: nobody is left.
         """
         while True:
-            answer = await self.next_answer()
+            answer = await self.next_answer(whole=True)
             try:
                 return answer, [event async for events in answer for event in events]
             except ReplicaFailedError as failure:
@@ -198,7 +200,7 @@ class Search:
             _log.exception("the routing policy %s failed; using the candidates as they are", self._policy)
             return list(replicas.values())
 
-    async def _try(self, replica: Replica) -> Answer | None:
+    async def _try(self, replica: Replica, *, whole: bool) -> Answer | None:
         self._tried.add(replica.socket)
         self.attempts += 1
         self.replica = replica
@@ -211,7 +213,7 @@ class Search:
         answer = Answer(self._fleet, replica, stream)
         left_s = self._deadline_s - asyncio.get_running_loop().time()
         try:
-            await answer.begin(Submit(request=self._request.request, timeout_s=max(left_s, 0.0)))
+            await answer.begin(Submit(request=self._request.request, timeout_s=max(left_s, 0.0), whole=whole))
         except ReplicaFailedError as failure:
             answer.close()
             if failure.rejected is None:

@@ -90,10 +90,16 @@ class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):
 
 
 class Submit(_Frame, frozen=True, kw_only=True, tag="submit"):
-    """Serve this request. ``timeout_s`` is what is left of its deadline, in seconds."""
+    """Serve this request.
+
+    Attributes:
+        timeout_s: what is left of its deadline, in seconds.
+        whole: the answer is not streamed to the client: text deltas may be joined.
+    """
 
     request: EngineRequest
     timeout_s: float
+    whole: bool = False
 
 
 class Watch(_Frame, frozen=True, kw_only=True, tag="watch"):

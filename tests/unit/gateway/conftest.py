@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from core.routing.table import Deployment, Route, Table
 
 from core.api.messages import ChatRequest, Content, EngineInfo, Message
 from core.api.protocols import Candidate, RouteRequest
 from core.api.specs import BackendSettings, BackendSpec, ModelSpec
 from core.gateway.dispatch import Search
 from core.gateway.fleet import Fleet
+from core.routing.table import Deployment, Route, Table
 from core.wire.frames import (
     PROTOCOL,
     DeploymentStatus,
