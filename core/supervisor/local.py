@@ -85,7 +85,7 @@ class _LocalProcess:
 
     async def _end(self) -> ReplicaExit:
         code = await self._process.wait()
-        pass
+        self._kill_group()  # children it left behind
         self._stdin.close()
         self._rotating.cancel()
         tail = self._log.tail()
