@@ -90,7 +90,14 @@ def _tool(tool: Tool) -> Body:
 
 def _messages(messages: Sequence[Message], caps: TemplateCaps, prompt: str | None) -> list[Body]:
     names = {call.id: call.function.name for message in messages for call in message.tool_calls}
-    rendered = [_message(message, caps, names, f"messages[{index}]") for index, message in enumerate(messages)]
+    rendered: list[Body] = []
+    for index, message in enumerate(messages):
+        body = _message(message, caps, names, f"messages[{index}]")
+        if rendered and message.role == "tool" and body["role"] == "user" and messages[index - 1].role == "tool":
+            # Results of parallel calls make one turn: many templates want the roles to alternate.
+            rendered[-1]["content"] += "\n" + body["content"]
+        else:
+            rendered.append(body)
     if prompt is not None:
         if rendered and rendered[0]["role"] == "system":
             rendered[0]["content"] = f"{rendered[0]['content']}\n\n{prompt}"

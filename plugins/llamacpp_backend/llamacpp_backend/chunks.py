@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import msgspec
 
-from core.api import EngineError, FinishReason, RequestError, TokenLogprob
+from core.api import EngineError, FinishReason, TokenLogprob
 from llamacpp_backend.failures import failure
 
 __all__ = ["CallPiece", "Chunk", "Counts", "decode_chat", "decode_completion"]
@@ -63,7 +65,7 @@ class _Completion(msgspec.Struct, frozen=True):
     stop: bool = False
     stop_type: str = ""
     timings: _Timings | None = None
-    error: msgspec.Raw | None = None
+    error: dict[str, Any] | None = None
 
 
 class _Function(msgspec.Struct, frozen=True):
@@ -95,9 +97,10 @@ class _Choice(msgspec.Struct, frozen=True):
 class _Chat(msgspec.Struct, frozen=True):
     choices: list[_Choice] = []
     timings: _Timings | None = None
-    error: msgspec.Raw | None = None
+    error: dict[str, Any] | None = None
 
 
+_EventT = TypeVar("_EventT", _Completion, _Chat)
 _completion = msgspec.json.Decoder(_Completion)
 _chat = msgspec.json.Decoder(_Chat)
 _ENDS: dict[str, FinishReason] = {
@@ -116,9 +119,7 @@ def decode_completion(event: bytes, top: int | None) -> Chunk:
     Raises:
         RequestError, EngineError: the event is an error.
     """
-    got = _completion.decode(event)
-    if got.error is not None:
-        raise _error(event)
+    got = _decode(_completion, event)
     return Chunk(
         text=got.content,
         logprobs=_logprobs(got.completion_probabilities, top),
@@ -133,9 +134,7 @@ def decode_chat(event: bytes, top: int | None) -> Chunk:
     Raises:
         RequestError, EngineError: the event is an error.
     """
-    got = _chat.decode(event)
-    if got.error is not None:
-        raise _error(event)
+    got = _decode(_chat, event)
     choice = got.choices[0] if got.choices else _Choice()
     delta = choice.delta
     return Chunk(
@@ -150,8 +149,15 @@ def decode_chat(event: bytes, top: int | None) -> Chunk:
     )
 
 
-def _error(event: bytes) -> RequestError | EngineError:
-    return failure(event, 500)
+def _decode(decoder: msgspec.json.Decoder[_EventT], event: bytes) -> _EventT:
+    try:
+        got = decoder.decode(event)
+    except msgspec.DecodeError as error:
+        msg = f"llama.cpp sent an event that cannot be read: {error}"
+        raise EngineError(msg) from error
+    if got.error is not None:
+        raise failure(event, 500)
+    return got
 
 
 def _counts(timings: _Timings | None) -> Counts | None:

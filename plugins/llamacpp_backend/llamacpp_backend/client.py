@@ -154,7 +154,7 @@ class LlamaClient:
             payload = b"" if body is None else _encoder.encode(body)
         except UnicodeEncodeError as error:
             msg = "The text holds a lone surrogate, which is not valid Unicode."
-            raise RequestError(msg, param="messages") from error
+            raise RequestError(msg) from error
         head = (
             f"{'GET' if body is None else 'POST'} {target} HTTP/1.1\r\nHost: llama\r\nConnection: close\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import psutil
 
 from core.api import (
@@ -26,7 +25,7 @@ from core.api import (
     RequestError,
     Usage,
 )
-from llamacpp_backend.body import TemplateCaps, chat_body, sampling_body
+from llamacpp_backend.body import chat_body, sampling_body
 from llamacpp_backend.choice import Choice
 from llamacpp_backend.chunks import Chunk, decode_chat, decode_completion
 from llamacpp_backend.client import LlamaClient
@@ -34,6 +33,7 @@ from llamacpp_backend.device import choose_device
 from llamacpp_backend.failures import context_exceeded
 from llamacpp_backend.grammar import answer_grammar, tool_grammar
 from llamacpp_backend.merge import merge
+from llamacpp_backend.served import ServedModel
 from llamacpp_backend.server import ServerPlan, free_gpu_bytes, offered_devices, runtime_details, start_server
 from llamacpp_backend.vectors import pack
 
@@ -43,43 +43,6 @@ _PULSE_S = 1.0
 _DECODES = re.compile(rb"^llamacpp:n_decode_total (\d+)", re.MULTILINE)
 
 Events = AsyncGenerator[EngineEvent, None]
-
-
-class _Props(msgspec.Struct, frozen=True):
-    bos_token: str = ""
-    chat_template_caps: TemplateCaps = TemplateCaps()
-
-
-class _Meta(msgspec.Struct, frozen=True):
-    n_vocab: int
-    n_ctx_train: int = 0
-    n_params: int = 0
-    size: int = 0
-    ftype: str = ""
-
-
-class _Model(msgspec.Struct, frozen=True):
-    meta: _Meta
-
-
-class _Models(msgspec.Struct, frozen=True):
-    data: list[_Model]
-
-
-class _Tokens(msgspec.Struct, frozen=True):
-    tokens: list[int]
-
-
-class _Text(msgspec.Struct, frozen=True):
-    content: str
-
-
-class _Vector(msgspec.Struct, frozen=True):
-    embedding: list[float]
-
-
-class _Vectors(msgspec.Struct, frozen=True):
-    data: list[_Vector]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +64,10 @@ class LlamaCppEngine:
         self._context = context
         self._server: Any = None
         self._client = LlamaClient("")
+        self._model = ServedModel(self._client)
         self._slots = asyncio.Semaphore(1)
         # llama.cpp computes embeddings that meet in one batch differently from one alone.
         self._embedding = asyncio.Lock()
-        self._caps = TemplateCaps()
-        self._bos = ""
-        self._n_vocab = 0
         self._n_batch = 0
         self._kv_tokens = 1
         self._running = 0
@@ -128,9 +89,8 @@ class LlamaCppEngine:
         self._client = LlamaClient(plan.socket)
         self._slots = asyncio.Semaphore(plan.slots)
         self._n_batch, self._kv_tokens = plan.n_batch, plan.slots * plan.context_tokens
-        props = msgspec.json.decode(await self._client.call("/props"), type=_Props)
-        meta = msgspec.json.decode(await self._client.call("/v1/models"), type=_Models).data[0].meta
-        self._caps, self._bos, self._n_vocab = props.chat_template_caps, props.bos_token, meta.n_vocab
+        self._model = await ServedModel.ask(self._client)
+        meta = self._model.meta
         self._pulse = asyncio.create_task(self._feel_pulse())
         return EngineInfo(
             device_requested=settings.device,  # type: ignore[attr-defined]
@@ -148,7 +108,7 @@ class LlamaCppEngine:
                 "parameters": meta.n_params,
                 "quantization": meta.ftype,
                 "trained_context_tokens": meta.n_ctx_train,
-                "template_knows_tools": self._caps.supports_tools,
+                "template_knows_tools": self._model.caps.supports_tools,
             },
         )
 
@@ -197,11 +157,11 @@ class LlamaCppEngine:
 
     async def _chat(self, request: ChatRequest) -> Events:
         sampling = request.sampling
-        self._check_bias(sampling.logit_bias)
+        self._model.check_bias(sampling.logit_bias)
         mode = request.tool_choice.mode
         shown = bool(request.tools) and mode != "none"
         # A template that knows tools, free to use them: llama.cpp's own parser reads what comes.
-        native = shown and mode == "auto" and self._caps.supports_tools and request.response_format.kind == "text"
+        native = shown and mode == "auto" and self._model.caps.supports_tools and request.response_format.kind == "text"
         if native:
             grammar = None
         elif shown:
@@ -214,7 +174,7 @@ class LlamaCppEngine:
             )
         else:
             grammar = await asyncio.to_thread(answer_grammar, request.response_format)
-        shared = chat_body(request, self._caps, grammar)
+        shared = chat_body(request, self._model.caps, grammar)
         draws = [
             _Draw(
                 target="/v1/chat/completions",
@@ -236,19 +196,19 @@ class LlamaCppEngine:
 
     async def _complete(self, request: CompletionRequest) -> Events:
         sampling = request.sampling
-        self._check_bias(sampling.logit_bias)
+        self._model.check_bias(sampling.logit_bias)
         if request.echo and sampling.logprobs is not None:
             msg = "'logprobs' of an echoed prompt are not available."
             raise RequestError(msg, param="logprobs")
         draws = []
         for number, given in enumerate(request.prompts):
-            prompt = await self._prompt(given, param="prompt")
+            prompt = self._model.prompt(given, param="prompt")
             if len(request.prompts) > 1:
                 # One prompt that is too long must be refused before the others have begun.
-                tokens = len(prompt) if isinstance(prompt, list) else len(await self._tokens(prompt))
+                tokens = len(await self._model.tokens_of(given, param="prompt"))
                 if tokens >= self._context.model.context_tokens:
                     raise context_exceeded(tokens, self._context.model.context_tokens, param="prompt")
-            echo = await self._echo(given) if request.echo else ""
+            echo = await self._model.text_of(given) if request.echo else ""
             for index in range(request.n):
                 body = sampling_body(sampling, index, self._context.model.context_tokens) | {"prompt": prompt}
                 if sampling.logprobs is not None:
@@ -300,54 +260,18 @@ class LlamaCppEngine:
         raise EngineError(msg)
 
     async def _embed(self, request: EmbeddingsRequest) -> Events:
-        inputs = [await self._embedding_input(given) for given in request.inputs]
-        async with self._embedding:
+        model, limit = self._model, min(self._n_batch, self._context.model.context_tokens)
+        inputs = [await model.tokens_of(given, param="input") for given in request.inputs]
+        for tokens in inputs:
+            # llama.cpp pools over one batch, so the whole input must fit into one.
+            if len(tokens) > limit:
+                raise context_exceeded(len(tokens), limit, param="input")
+        if (request.dimensions or 0) > model.meta.n_embd:
+            msg = f"'dimensions' must be at most {model.meta.n_embd}, the length of this model's vectors."
+            raise RequestError(msg, param="dimensions")
+        async with self._embedding, self._slots:
             for index, tokens in enumerate(inputs):
-                answer = await self._client.call("/v1/embeddings", {"input": [tokens]})
+                vector = await model.vector(tokens)
                 self._chunks += 1
-                vector = msgspec.json.decode(answer, type=_Vectors).data[0].embedding
-                if (request.dimensions or 0) > len(vector):
-                    msg = f"'dimensions' must be at most {len(vector)}, the length of this model's vectors."
-                    raise RequestError(msg, param="dimensions")
                 yield Embedding(index=index, vector=pack(vector, request.dimensions))
         yield Usage(prompt_tokens=sum(map(len, inputs)))
-
-    # --- texts and tokens
-
-    async def _embedding_input(self, given: str | tuple[int, ...]) -> list[int]:
-        prompt = await self._prompt(given, param="input")
-        tokens = prompt if isinstance(prompt, list) else await self._tokens(prompt)
-        limit = min(self._n_batch, self._context.model.context_tokens)
-        if len(tokens) > limit:
-            # The pooling of llama.cpp needs the whole input in one batch.
-            raise context_exceeded(len(tokens), limit, param="input")
-        return tokens
-
-    async def _prompt(self, given: str | tuple[int, ...], *, param: str) -> str | list[int]:
-        """Return what llama.cpp accepts as a prompt and never answers with nothing or a crash."""
-        if isinstance(given, str):
-            if given or self._bos:
-                return given or self._bos
-        elif given:
-            wrong = next((token for token in given if not 0 <= token < self._n_vocab), None)
-            if wrong is None:
-                return list(given)
-            msg = f"'{param}' holds the token id {wrong}, but this model's ids go from 0 to {self._n_vocab - 1}."
-            raise RequestError(msg, param=param)
-        msg = f"'{param}' holds an empty text."
-        raise RequestError(msg, param=param)
-
-    async def _tokens(self, text: str) -> list[int]:
-        body = {"content": text, "add_special": True, "parse_special": True}
-        return msgspec.json.decode(await self._client.call("/tokenize", body), type=_Tokens).tokens
-
-    async def _echo(self, given: str | tuple[int, ...]) -> str:
-        if isinstance(given, str):
-            return given
-        return msgspec.json.decode(await self._client.call("/detokenize", {"tokens": list(given)}), type=_Text).content
-
-    def _check_bias(self, bias: dict[int, float]) -> None:
-        wrong = next((token for token in bias if not 0 <= token < self._n_vocab), None)
-        if wrong is not None:
-            msg = f"'logit_bias' names the token id {wrong}, but this model's ids go from 0 to {self._n_vocab - 1}."
-            raise RequestError(msg, param="logit_bias")

@@ -100,6 +100,7 @@ def _checked(rules: dict[str, str], *, param: str) -> str:
     if fault:
         lines = [line for line in fault.splitlines() if not _QUOTED_SOURCE.match(line)]
         _, _, said = " ".join(" ".join(lines).split()).rpartition("JSON schema: ")
-        msg = f"'{param}' cannot be enforced: {said[:300]}"
+        said = "no text can satisfy it" if "<state>" in said else said[:300]
+        msg = f"'{param}' cannot be enforced: {said}"
         raise RequestError(msg, param=param)
     return grammar

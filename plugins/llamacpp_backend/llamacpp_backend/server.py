@@ -15,10 +15,12 @@ from llamacpp_backend.cpus import default_threads
 from llamacpp_backend.device import DeviceChoice, OfferedDevice
 from llamacpp_backend.settings import LlamaCppSettings
 
-__all__ = ["ServerPlan", "free_gpu_bytes", "offered_devices", "runtime_details", "start_server"]
+__all__ = ["ServerPlan", "find_gguf", "free_gpu_bytes", "offered_devices", "runtime_details", "start_server"]
 
 _CPU_BATCH_TOKENS = 256
 _GPU_BATCH_TOKENS = 2048
+_GGUF_MAGIC = b"GGUF"
+_FIRST_PART = "-00001-of-"
 _LOG_WARNINGS = 2
 _OWNED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SIGACTION_BYTES = 512  # more than any platform's struct sigaction
@@ -52,26 +54,50 @@ class ServerPlan:
         """
         settings = context.settings
         assert isinstance(settings, LlamaCppSettings)  # noqa: S101 - the registry validated them by this class
-        if context.weights is None:
-            msg = f"the model {context.model.name} has no source; llama.cpp needs a GGUF file"
-            raise EngineLoadError(msg, permanent=True)
         try:
             template = settings.chat_template.expanduser().read_text() if settings.chat_template else ""
         except (OSError, UnicodeDecodeError) as error:
             msg = f"the chat template cannot be read: {error}"
             raise EngineLoadError(msg, permanent=True) from error
+        n_batch = settings.n_batch or (_CPU_BATCH_TOKENS if device.is_cpu else _GPU_BATCH_TOKENS)
         return cls(
-            weights=context.weights,
+            weights=find_gguf(context.weights),
             socket=str(context.scratch / "llama.sock"),
             device=device,
             context_tokens=context.model.context_tokens,
             slots=settings.slots,
-            n_batch=settings.n_batch or (_CPU_BATCH_TOKENS if device.is_cpu else _GPU_BATCH_TOKENS),
+            # Pooled embeddings abort the process (GGML_ASSERT) unless the slots share a batch evenly.
+            n_batch=-(-n_batch // settings.slots) * settings.slots,
             threads=settings.threads or default_threads(),
             embeddings="embeddings" in context.model.tasks,
             chat_template=template,
             settings=settings,
         )
+
+
+def find_gguf(weights: Path | None) -> Path:
+    """Return the GGUF file that ``weights`` is, or the only one (or the first part of one) in that folder.
+
+    Raises:
+        EngineLoadError: there is none.
+    """
+    if weights is None:
+        msg = "the model has no source; llama.cpp needs a GGUF file"
+        raise EngineLoadError(msg, permanent=True)
+    found = sorted(weights.glob("*.gguf"))[:2] if weights.is_dir() else [weights]
+    if len(found) > 1 and _FIRST_PART not in found[0].name:
+        msg = f"{weights} holds several GGUF files; name one in the model's source"
+        raise EngineLoadError(msg, permanent=True)
+    try:
+        with found[0].open("rb") as file:
+            magic = file.read(len(_GGUF_MAGIC))
+    except (OSError, IndexError) as error:
+        msg = f"{weights} holds no GGUF file that can be read: {error}"
+        raise EngineLoadError(msg, permanent=True) from error
+    if magic != _GGUF_MAGIC:
+        msg = f"{found[0].name} is not a GGUF file"
+        raise EngineLoadError(msg, permanent=True)
+    return found[0]
 
 
 def offered_devices() -> list[OfferedDevice]:
@@ -114,8 +140,9 @@ def start_server(plan: ServerPlan) -> Any:
         try:
             return xllamacpp.Server(_params(xllamacpp, plan))
         except Exception as error:
+            # It says no more than that; the reason is on standard error. Lack of memory may pass.
             msg = f"llama.cpp cannot load {plan.weights.name}: {error}"
-            raise EngineLoadError(msg, permanent=True) from error
+            raise EngineLoadError(msg) from error
 
 
 def _params(xllamacpp: Any, plan: ServerPlan) -> Any:
