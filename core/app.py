@@ -29,6 +29,7 @@ from core.gateway.fleet import Fleet
 from core.http import routes
 from core.http.gateway import Gateway
 from core.http.guardian import Guardian, end_with_parent
+from core.observe import configure_logging
 from core.registry import Registry, build_table, load_registry, make_launcher, make_observers, make_policy
 from core.registry.registry import RegistryError
 from core.routing.table import Table
@@ -51,6 +52,7 @@ def create_app(settings: Settings | None = None) -> Sanic[Any, Any]:
         SettingsError: the configuration is wrong.
     """
     settings = settings or load_settings()
+    configure_logging(settings.log_level)
     application: Sanic[Any, Any] = Sanic("ai_gateway", configure_logging=True)
     stop_s = settings.supervisor.drain_timeout_s
     application.config.update(

@@ -1,4 +1,4 @@
-"""The log observer: one line per finished request and per change of a replica's state."""
+"""The gateway's log: how lines look, and the observer that writes one per request."""
 
 from __future__ import annotations
 
@@ -7,10 +7,25 @@ import logging
 
 from core.api.protocols import ReplicaChange, RequestRecord
 
-__all__ = ["LogObserver"]
+__all__ = ["LogObserver", "configure_logging"]
+
+# Named by what they speak of, and by the module that speaks.
+_ROOTS = ("gateway", "core")
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 _requests = logging.getLogger("gateway.request")
 _replicas = logging.getLogger("gateway.replica")
+
+
+def configure_logging(level: str) -> None:
+    """Send the gateway's log lines to standard error; other libraries' logging is left alone. Idempotent."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    for name in _ROOTS:
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(level)
+        logger.propagate = False
 
 
 class LogObserver:
@@ -20,17 +35,18 @@ class LogObserver:
     """
 
     def request_finished(self, record: RequestRecord) -> None:
-        """See `core.api.protocols.Observer`; what went wrong on our side is a warning."""
-        level = logging.WARNING if record.status >= 500 else logging.INFO  # noqa: PLR2004 - HTTP
+        """See `core.api.protocols.Observer`; a warning if it failed by our fault, DEBUG if all went well."""
+        level = logging.DEBUG
+        if record.outcome == "error":
+            level = logging.WARNING if record.status >= 500 else logging.INFO  # noqa: PLR2004 - HTTP
         if _requests.isEnabledFor(level):
             fields = ((field.name, getattr(record, field.name)) for field in dataclasses.fields(record))
             _requests.log(level, " ".join(f"{key}={_plain(value)}" for key, value in fields if value is not None))
 
     def replica_changed(self, change: ReplicaChange) -> None:
-        """See `core.api.protocols.Observer`; a replica that failed is a warning."""
-        level = logging.WARNING if change.after == "failed" else logging.INFO
+        """See `core.api.protocols.Observer`; at DEBUG, since the supervisor tells it with what it will do."""
         reason = f": {change.reason}" if change.reason else ""
-        _replicas.log(level, "%s %s -> %s%s", change.replica, change.before, change.after, reason)
+        _replicas.debug("%s %s -> %s%s", change.replica, change.before, change.after, reason)
 
 
 def _plain(value: object) -> str:

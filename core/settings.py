@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -169,6 +169,9 @@ class Settings(BaseSettings):
         extra="forbid", frozen=True, env_prefix="GATEWAY_", env_nested_delimiter="__", toml_file=None
     )
 
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="least important lines to log; DEBUG adds one per request"
+    )
     plugins: PluginsTable = PluginsTable()
     routing: RoutingTable = RoutingTable()
     limits: LimitsTable = LimitsTable()

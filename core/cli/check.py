@@ -9,9 +9,8 @@ from importlib import metadata
 from pathlib import Path
 
 import core
-from core.api import SpecError
 from core.cli.common import assemble
-from core.models import locate, parse_source
+from core.models import locate
 from core.registry import Registry, make_launcher, make_policy
 from core.routing.table import Table
 from core.settings import Settings, SettingsError
@@ -24,7 +23,7 @@ _OURS = "ai-gateway"
 def check(arguments: argparse.Namespace) -> int:
     """Print a line per mistake and per warning; mistakes alone make it fail."""
     settings, registry, table = assemble(arguments)
-    errors = [*_choices(registry, settings), *_sources(table)]
+    errors = list(_choices(registry, settings))
     warnings = [*_plugins(registry), *table.warnings, *_absent_weights(table, settings), *_rival_packages()]
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
@@ -44,25 +43,12 @@ def _choices(registry: Registry, settings: Settings) -> Iterator[str]:
             yield from str(error).splitlines()
 
 
-def _sources(table: Table) -> Iterator[str]:
-    for deployment in table.deployments.values():
-        try:
-            if deployment.spec.source is not None:
-                parse_source(deployment.spec.source)
-        except SpecError as error:
-            yield f"{deployment.id}, declared by {deployment.declared_by}: {error}"
-
-
 def _absent_weights(table: Table, settings: Settings) -> Iterator[str]:
     for deployment in table.deployments.values():
         spec = deployment.spec
         if not spec.enabled or spec.source is None:
             continue
-        try:
-            found = locate(spec.source, settings.weights)
-        except SpecError:
-            continue  # an error already
-        if found is None:
+        if locate(spec.source, settings.weights) is None:
             yield f"{deployment.id}: its weights are not here; fetch them with: python -m core pull {spec.name}"
 
 

@@ -107,6 +107,11 @@ class Fleet:
         """The deployment's ready replicas by socket."""
         return self._replicas.get(deployment, {})
 
+    def load(self, replica: ReplicaStatus) -> Load:
+        """The freshest load known of a replica: of its last word to this worker, or of the snapshot."""
+        known = self.ready(replica.replica.rpartition("#")[0]).get(replica.socket or "")
+        return known.load if known else replica.load
+
     def is_coming(self, deployment: Deployment) -> bool:
         """Whether a request may wait for it: it is loaded on demand, and no failure holds the load up."""
         status = self.status(deployment.id)
@@ -234,7 +239,8 @@ class Fleet:
                 if replica is None:
                     replica = Replica(deployment=deployment, status=one, socket=one.socket, load=one.load)
                 replica.status = one
-                replica.load = one.load
+                if one.load.steps >= replica.load.steps:  # else it is older than the replica's last word to us
+                    replica.load = one.load
                 now[one.socket] = replica
             self._replicas[name] = now
             for gone in before.values():

@@ -16,11 +16,9 @@ __all__ = ["error_response", "install"]
 _log = logging.getLogger("gateway.http")
 
 
-def error_response(error: GatewayError, request: Request | None) -> HTTPResponse:
+def error_response(error: GatewayError, request_id: str) -> HTTPResponse:
     """The HTTP answer of an error."""
-    headers = error.headers()
-    if request is not None:
-        headers["x-request-id"] = str(request.id)
+    headers = {**error.headers(), "x-request-id": request_id}
     return HTTPResponse(
         msgspec.json.encode(error.body()), status=error.status, content_type="application/json", headers=headers
     )
@@ -32,6 +30,7 @@ def install(app: Sanic) -> None:  # type: ignore[type-arg]
 
 
 def _handle(request: Request | None, exception: Exception) -> HTTPResponse:
+    request_id = str(request.id) if request else "unknown"
     if isinstance(exception, GatewayError):
         error = exception
     elif isinstance(exception, NotFound):
@@ -51,6 +50,6 @@ def _handle(request: Request | None, exception: Exception) -> HTTPResponse:
             str(exception), status=exception.status_code, type="invalid_request_error", code="bad_request"
         )
     else:
-        _log.error("request %s failed by a mistake of the gateway", request.id if request else "?", exc_info=exception)
+        _log.error("request %s failed by a mistake of the gateway", request_id, exc_info=exception)
         error = GatewayError.internal()
-    return error_response(error, request)
+    return error_response(error, request_id)

@@ -8,6 +8,7 @@ import msgspec
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from sanic import HTTPResponse, Request
 
+from core.api.messages import Load
 from core.gateway import metrics
 from core.http.gateway import Gateway, gateway_of
 from core.routing.table import Deployment
@@ -89,6 +90,7 @@ def _verdict(gateway: Gateway) -> tuple[str, list[str]]:
 
 def _deployment(gateway: Gateway, deployment: Deployment, counted: metrics.DeploymentStatistics) -> dict[str, Any]:
     status = gateway.fleet.status(deployment.id)
+    loads = [gateway.fleet.load(replica) for replica in status.replicas]
     return {
         "model": deployment.spec.name,
         "backend": deployment.spec.backend,
@@ -97,16 +99,16 @@ def _deployment(gateway: Gateway, deployment: Deployment, counted: metrics.Deplo
         "reason": status.reason or None,
         "requests": counted.requests,
         "errors": counted.errors,
-        "in_flight": sum(replica.load.running for replica in status.replicas),
-        "queued": sum(replica.load.waiting for replica in status.replicas),
+        "in_flight": sum(load.running for load in loads),
+        "queued": sum(load.waiting for load in loads),
         "ttft_s": _quantiles(counted.ttft_buckets),
         "latency_s": _quantiles(counted.e2e_buckets),
         "tokens_per_second": _rounded(counted.tokens_per_s),
-        "replicas": [_replica(replica) for replica in status.replicas],
+        "replicas": [_replica(replica, load) for replica, load in zip(status.replicas, loads, strict=True)],
     }
 
 
-def _replica(replica: ReplicaStatus) -> dict[str, Any]:
+def _replica(replica: ReplicaStatus, load: Load) -> dict[str, Any]:
     info = replica.info
     return {
         "replica": replica.replica,
@@ -116,8 +118,8 @@ def _replica(replica: ReplicaStatus) -> dict[str, Any]:
         "restarts": replica.restarts,
         "retry_in_s": _rounded(replica.retry_in_s),
         "resident_bytes": replica.rss_bytes,
-        "running": replica.load.running,
-        "waiting": replica.load.waiting,
+        "running": load.running,
+        "waiting": load.waiting,
         "engine": msgspec.structs.asdict(info) if info else None,
     }
 

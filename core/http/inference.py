@@ -59,6 +59,13 @@ class _Call:
     error: GatewayError | None = None
     usage: Usage = Usage()  # noqa: RUF009 - frozen
 
+    @property
+    def id(self) -> str:
+        """What the client finds in ``x-request-id``: its own, else that of the answer."""
+        return self.request.headers.get("x-request-id") or (
+            self.parsed.request.id if self.parsed else str(self.request.id)
+        )
+
     def began(self, answer: Answer) -> None:
         """Note when the answer's first events came."""
         self.ttft_s = answer.first_event_s - self.began_s
@@ -75,7 +82,7 @@ class _Call:
         """The record of the request, now that it is over."""
         replica = self.search.replica if self.search else None
         return RequestRecord(
-            id=self.parsed.request.id if self.parsed else str(self.request.id),
+            id=self.id,
             name=self.parsed.name if self.parsed else "",
             task=self.task,
             replica=replica.status.replica if replica else None,
@@ -97,7 +104,7 @@ class _Call:
         elif isinstance(exception, ReplicaFailedError):
             self.error = exception.error
         else:
-            _log.error("request %s failed by a mistake of the gateway", self.request.id, exc_info=exception)
+            _log.error("request %s failed by a mistake of the gateway", self.id, exc_info=exception)
             self.error = GatewayError.internal()
         return self.error
 
@@ -111,7 +118,7 @@ async def _serve(request: Request, task: Task, parse: Parse) -> HTTPResponse | N
         call.outcome = "cancelled"
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, it leaves in OpenAI's shape
-        return error_response(call.failed(error), request)
+        return error_response(call.failed(error), call.id)
     finally:
         call.gateway.finished(call.record())
 
@@ -154,7 +161,7 @@ async def _whole(call: _Call, parsed: openai.Parsed, search: Search, timeout_s: 
     call.outcome = "embeddings"
     call.saw(events)
     body = openai.reply(parsed, _reply_model(call, parsed, answer), events)
-    return HTTPResponse(body, content_type="application/json", headers=_headers(call.request, answer))
+    return HTTPResponse(body, content_type="application/json", headers=_headers(call, answer))
 
 
 async def _stream(call: _Call, parsed: openai.Parsed, search: Search, timeout_s: float) -> HTTPResponse | None:
@@ -169,7 +176,7 @@ async def _stream(call: _Call, parsed: openai.Parsed, search: Search, timeout_s:
             limit_s = timeout_s
             deadline.reschedule(call.began_s + limit_s)
             call.began(answer)
-            out.headers = _headers(call.request, answer)
+            out.headers = _headers(call, answer)
             dialect = openai.Stream(parsed, _reply_model(call, parsed, answer))
             await _copy(call, answer, dialect, out)
     except TimeoutError:
@@ -184,7 +191,7 @@ async def _stream(call: _Call, parsed: openai.Parsed, search: Search, timeout_s:
         if answer is not None:
             answer.close()
     if not out.opened:
-        return error_response(error, call.request)
+        return error_response(error, call.id)
     await out.send(dialect.error(error))
     await out.end()
     return None
@@ -205,10 +212,10 @@ async def _copy(call: _Call, answer: Answer, dialect: openai.Stream, out: EventS
     await out.send(dialect.end())
 
 
-def _headers(request: Request, answer: Answer) -> dict[str, str]:
+def _headers(call: _Call, answer: Answer) -> dict[str, str]:
     spec = answer.replica.deployment.spec
     return {
-        "x-request-id": str(request.id),
+        "x-request-id": call.id,
         "x-gateway-model": spec.name,
         "x-gateway-backend": spec.backend,
         "x-gateway-replica": answer.replica.status.replica,
@@ -230,7 +237,7 @@ def _timeout_header_s(request: Request) -> float:
         timeout_s = 0.0
     if not (timeout_s > 0 and math.isfinite(timeout_s)):
         message = f"The header {_TIMEOUT_HEADER} must be a number of seconds above 0, not '{text}'."
-        raise GatewayError.invalid(message, param=_TIMEOUT_HEADER)
+        raise GatewayError.invalid(message, param=_TIMEOUT_HEADER, code="invalid_value")
     return timeout_s
 
 

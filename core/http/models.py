@@ -63,11 +63,11 @@ def _deployments(gateway: Gateway, name: str) -> Sequence[Deployment]:
     if name in table.deployments:
         return [table.deployments[name]]
     models = [name] if name in table.models else table.aliases[name].targets
-    every = [one for model in models for one in table.models.get(model, (table.deployments.get(model),)) if one]
+    every = {one.id: one for model in models for one in table.models.get(model) or (table.deployments[model],)}
     tried: list[Deployment] = []
-    if any(one.spec.enabled for one in every):
+    if any(one.spec.enabled for one in every.values()):
         tried = [one for tier in table.resolve(name).tiers for one in tier]
-    return tried + [one for one in every if one not in tried]
+    return tried + [one for one in every.values() if one not in tried]
 
 
 def _active(gateway: Gateway, deployment: Deployment) -> bool:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from core.api.errors import SpecError
 from core.api.specs import BackendSpec, ModelSpec
+from core.models import parse_source
 from core.routing.words import did_you_mean, how_to_get, list_not_loaded
 from core.settings import BackendTable, DeploymentTable, Settings, describe
 
@@ -128,8 +129,13 @@ class _Builder:
         where = f'[deployments."{name}"]'
         try:
             spec, declared_by = self._spec(name, table)
+            if spec.source is not None:
+                parse_source(spec.source)
         except (SpecError, _MistakeError) as error:
-            self.mistakes.append(f"{where}: {error}")
+            if table is None:  # the plugin's mistake, not the operator's
+                self.left_out[name] = f"{name}, declared by {self.declared[name].source}, is left out: {error}"
+            else:
+                self.mistakes.append(f"{where}: {error}")
             return
         backend = self._backends.get(spec.backend)
         if backend is None:

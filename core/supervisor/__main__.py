@@ -23,6 +23,7 @@ from typing import Any, cast
 import msgspec
 import psutil
 
+from core.observe import configure_logging
 from core.registry import RegistryError, build_table, load_registry, make_launcher, make_observers
 from core.settings import Settings
 from core.supervisor.loop import Supervisor
@@ -47,13 +48,14 @@ class Order(msgspec.Struct, frozen=True):
 def main() -> int:
     """Be the supervisor until told to stop; return the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging("INFO")
     parent = os.getppid()
     stdin = io.FileIO(0, closefd=False)
     try:
         order = msgspec.json.decode(stdin.readline() or b"", type=Order)
         # Values, not a source of settings: neither the environment nor a file is read again.
         settings = Settings.model_validate_json(msgspec.json.encode(order.settings))
+        configure_logging(settings.log_level)
         registry = load_registry(settings.plugins)
         table = build_table(registry, settings)
         launcher, observers = make_launcher(registry, settings), make_observers(registry)

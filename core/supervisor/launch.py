@@ -69,6 +69,7 @@ def replica_config(
         max_waiting_prompt_tokens=limits.max_waiting_prompt_tokens,
         drain_timeout_s=timing.drain_timeout_s,
         max_frame_bytes=limits.max_frame_bytes,
+        log_level=settings.log_level,
         log_dir=str(timing.log_dir.expanduser()),
         log_max_bytes=timing.log_max_bytes,
     )

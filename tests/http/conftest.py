@@ -1,149 +1,25 @@
-"""A real gateway, started as a user starts it, on a free port of 127.0.0.1."""
+"""A real gateway for each file of tests, or for one test."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import httpx
-import psutil
 import pytest
 
-TIMING = """
-[supervisor]
-backoff_initial_s = 0.2
-stall_timeout_s = 20
-drain_timeout_s = 5
-kill_after_s = 1
-status_interval_s = 0.05
-log_dir = "logs"
+from core.testing import Gateway, eventually, start_gateway
+
+PLUGINS = """
 [plugins]
 allow = ["echo", "sticky"]
 """
 
 
-@dataclass
-class Running:
-    """A gateway at work."""
-
-    process: subprocess.Popen[bytes]
-    url: str
-    log: Path
-
-    def children(self) -> list[psutil.Process]:
-        """All processes of the gateway but the main one."""
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def one(self, *words: str) -> psutil.Process:
-        """The one process whose command line has all these words."""
-        (found,) = [child for child in self.children() if all(word in " ".join(_cmdline(child)) for word in words)]
-        return found
-
-    def http_workers(self) -> list[psutil.Process]:
-        """The processes that listen on the port."""
-        port = int(self.url.rsplit(":", 1)[1])
-        return [
-            child
-            for child in psutil.Process(self.process.pid).children()
-            if any(one.laddr and one.laddr.port == port for one in _connections(child))
-            and "spawn_main" in " ".join(_cmdline(child))
-        ]
-
-    def health(self) -> dict[str, Any]:
-        with httpx.Client(base_url=self.url) as client:
-            return client.get("/health").json()
-
-    def chat(self, text: str = "Hello there", **more: Any) -> httpx.Response:
-        body = {"model": "echo", "messages": [{"role": "user", "content": text}], **more}
-        with httpx.Client(base_url=self.url, timeout=30) as client:
-            return client.post("/v1/chat/completions", json=body)
-
-
-def _cmdline(process: psutil.Process) -> list[str]:
-    with contextlib.suppress(psutil.Error):
-        return process.cmdline()
-    return []
-
-
-def _connections(process: psutil.Process) -> list[Any]:
-    with contextlib.suppress(psutil.Error):
-        return list(process.net_connections("tcp"))
-    return []
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def eventually(condition: Callable[[], Any], *, within_s: float = 15.0) -> Any:
-    """Return the condition's first true value."""
-    limit = time.monotonic() + within_s
-    while True:
-        with contextlib.suppress(httpx.HTTPError, psutil.Error, ValueError):
-            if value := condition():
-                return value
-        assert time.monotonic() < limit, "it did not happen in time"
-        time.sleep(0.05)
-
-
-@contextlib.contextmanager
-def _start(config: str, *options: str, wait: bool = True) -> Iterator[Running]:
-    folder = Path(tempfile.mkdtemp(prefix="gw"))
-    (folder / "gateway.toml").write_text(TIMING + config)
-    port = _free_port()
-    log = folder / "log"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sanic", "core.app", "--port", str(port), *options],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    running = Running(process, f"http://127.0.0.1:{port}", log)
-    known: list[psutil.Process] = []
-    try:
-
-        def up() -> bool:
-            assert process.poll() is None, log.read_text()
-            return httpx.get(f"{running.url}/livez").status_code == 200
-
-        if wait:
-            eventually(up, within_s=30)
-        known = running.children()
-        yield running
-    finally:
-        with contextlib.suppress(psutil.Error):
-            known += running.children()
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        finally:
-            for child in known:
-                with contextlib.suppress(psutil.Error):
-                    child.kill()
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 @pytest.fixture
-def start() -> Callable[..., contextlib.AbstractContextManager[Running]]:
+def start() -> Callable[..., contextlib.AbstractContextManager[Gateway]]:
     """Start a gateway on a configuration: ``with start(toml, *options) as gateway``."""
-    return _start
+    return lambda config, *options, **more: start_gateway(PLUGINS + config, *options, **more)
 
 
 @pytest.fixture(name="eventually")
@@ -153,7 +29,7 @@ def eventually_fixture() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[Running]:
+def gateway() -> Iterator[Gateway]:
     """One gateway for all tests of a file that do it no harm: echo, with an alias, and one worker."""
     config = """
 [aliases]
@@ -170,6 +46,6 @@ enabled = false
 [deployments."absent@echo"]
 source = "/nowhere/at/all"
 """
-    with _start(config) as running:
+    with start_gateway(PLUGINS + config) as running:
         eventually(lambda: running.health()["status"] == "healthy")
         yield running

@@ -36,7 +36,7 @@ def record(**changes: object) -> RequestRecord:
     return RequestRecord(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def test_statistics_count_only_the_servers_own_errors() -> None:
+async def test_statistics_count_only_the_servers_own_errors() -> None:
     """A client's 400 is a request of the deployment but not an error of it."""
     deployment = "counted@b"
     for changes in (

@@ -343,6 +343,16 @@ def test_a_model_without_its_backend_is_left_out() -> None:
     assert "pip install ai-gateway-onnx" in warning
 
 
+def test_a_source_that_is_none_is_refused_at_start() -> None:
+    """In the configuration; a plugin's own mistake leaves its model out."""
+    (line,) = mistakes(model("m@a"), deployments={"m@a": {"source": "ftp://x/y"}})
+    assembled = table(model("m@a", source="https://host/file"), model("n@a"))
+
+    assert line.startswith('[deployments."m@a"]: ')
+    assert "m@a" not in assembled.routes
+    assert "sha256" in assembled.warnings[0]
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"deployments": {"m@onnx": {"enabled": True}}}, {"aliases": {"x": "m"}}, {"aliases": {"x": ["n", "m@onnx"]}}],
