@@ -7,7 +7,7 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import psutil
 
@@ -35,6 +35,7 @@ from llamacpp_backend.grammar import answer_grammar, tool_grammar
 from llamacpp_backend.merge import merge
 from llamacpp_backend.served import ServedModel
 from llamacpp_backend.server import ServerPlan, free_gpu_bytes, offered_devices, runtime_details, start_server
+from llamacpp_backend.settings import LlamaCppSettings
 from llamacpp_backend.vectors import pack
 
 __all__ = ["LlamaCppEngine"]
@@ -80,10 +81,10 @@ class LlamaCppEngine:
 
     async def load(self) -> EngineInfo:
         """Load the model in a thread and ask the server what it has become."""
-        settings = self._context.settings
+        settings = cast("LlamaCppSettings", self._context.settings)
         offered = await asyncio.to_thread(offered_devices)
-        device = choose_device(settings.device, offered, settings.n_gpu_layers)  # type: ignore[attr-defined]
-        plan = ServerPlan.make(self._context, device)
+        device = choose_device(settings.device, offered, settings.n_gpu_layers)
+        plan = ServerPlan.make(self._context, settings, device)
         gpu_bytes = free_gpu_bytes()
         self._server = await asyncio.to_thread(start_server, plan)
         self._client = LlamaClient(plan.socket)
@@ -93,7 +94,7 @@ class LlamaCppEngine:
         meta = self._model.meta
         self._pulse = asyncio.create_task(self._feel_pulse())
         return EngineInfo(
-            device_requested=settings.device,  # type: ignore[attr-defined]
+            device_requested=settings.device,
             device=device.device,
             device_reason=device.reason,
             context_tokens=plan.context_tokens,

@@ -46,14 +46,12 @@ class ServerPlan:
     settings: LlamaCppSettings
 
     @classmethod
-    def make(cls, context: EngineContext, device: DeviceChoice) -> ServerPlan:
+    def make(cls, context: EngineContext, settings: LlamaCppSettings, device: DeviceChoice) -> ServerPlan:
         """Fill in the defaults.
 
         Raises:
             EngineLoadError: there are no weights, or a file cannot be read.
         """
-        settings = context.settings
-        assert isinstance(settings, LlamaCppSettings)  # noqa: S101 - the registry validated them by this class
         try:
             template = settings.chat_template.expanduser().read_text() if settings.chat_template else ""
         except (OSError, UnicodeDecodeError) as error:

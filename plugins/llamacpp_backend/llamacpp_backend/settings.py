@@ -30,7 +30,8 @@ class LlamaCppSettings(BackendSettings):
     n_batch: PositiveInt | None = Field(
         None,
         description="most prompt tokens computed at once, and of one embedding input; "
-        "a cancelled prompt holds the engine for one batch. Rounded up to a multiple of slots. Unset: 256 on the CPU, 2048 on a GPU",
+        "a cancelled prompt holds the engine for one batch. Rounded up to a multiple of slots. "
+        "Unset: 256 on the CPU, 2048 on a GPU",
     )
     threads: PositiveInt | None = Field(
         None, description="CPU threads; unset: the CPUs this process may use, less one if there are several"
