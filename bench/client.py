@@ -14,7 +14,9 @@ _END_OF_CHUNKS = b"0\r\n\r\n"
 
 def http_request(path: str, body: bytes, host: str = "bench") -> bytes:
     """Return the bytes of a POST request."""
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     return head.encode() + body
 
 

@@ -122,7 +122,8 @@ async def streams(port: int, model: str, count: int, tokens: int) -> tuple[float
     """Run ``count`` streams at once; return tokens per second over all, and the replies."""
     connections = [await connect("127.0.0.1", port) for _ in range(count)]
     requests = [
-        http_request("/v1/chat/completions", chat_body(model, TOPICS[i % 16], tokens, stream=True)) for i in range(count)
+        http_request("/v1/chat/completions", chat_body(model, TOPICS[i % 16], tokens, stream=True))
+        for i in range(count)
     ]
     began_s = time.perf_counter()
     replies = await asyncio.gather(*(one.ask(request) for one, request in zip(connections, requests, strict=True)))

@@ -239,16 +239,16 @@ threading.Event().wait()
 
 
 def _greedy(client: httpx.Client, path: str, prompt: str) -> tuple[str, list[str], int]:
-    """The text, its tokens one by one, and their number."""
+    """The text, its tokens one by one (llama.cpp lists the end of the answer too, without text), and their number."""
     body = {
         "model": MODEL,
         "messages": [{"role": "user", "content": prompt}],
         "temperature": 0,
         "max_tokens": 60,
         "logprobs": True,
-        "top_logprobs": 0,
+        "top_logprobs": 1,
     }
     answer = client.post(path, json=body).raise_for_status().json()
     choice = answer["choices"][0]
-    tokens = [token["token"] for token in choice["logprobs"]["content"]]
+    tokens = [token["token"] for token in choice["logprobs"]["content"] if token["token"]]
     return choice["message"]["content"], tokens, answer["usage"]["completion_tokens"]
