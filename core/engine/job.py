@@ -75,7 +75,8 @@ class Job:
                     check.see(event)
                     for out in (event,) if merger is None else merger.see(event):
                         stream.send(out)
-                    await stream.drain()
+                    if stream.congested:
+                        await stream.drain()
                     turn += 1
                     if turn % _EVENTS_A_TURN == 0:
                         await asyncio.sleep(0)

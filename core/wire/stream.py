@@ -54,6 +54,11 @@ class FrameStream(asyncio.Protocol, Generic[_FrameT]):
         """Whether the connection is over; frames received before may still be unread."""
         return self._gone is not None
 
+    @property
+    def congested(self) -> bool:
+        """Whether the peer reads slowly and `drain` would wait."""
+        return self._write_paused
+
     def send(self, frame: msgspec.Struct) -> None:
         """Queue one frame for sending, at the end of this turn of the loop at the latest; see `drain`.
 
