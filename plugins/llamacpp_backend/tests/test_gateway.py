@@ -225,7 +225,7 @@ threading.Event().wait()
         own = subprocess.Popen([sys.executable, "-c", program, str(demo_weights()), path], stderr=subprocess.DEVNULL)
         try:
             with httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://engine", timeout=60) as direct:
-                eventually(lambda: direct.get("/health").status_code == 200, within_s=60)
+                eventually(lambda: _listens(path) and direct.get("/health").status_code == 200, within_s=60)
                 expected = [_greedy(direct, "/v1/chat/completions", prompt) for prompt in prompts]
         finally:
             own.kill()
@@ -236,6 +236,11 @@ threading.Event().wait()
             actual = [_greedy(through, "/v1/chat/completions", prompt) for prompt in prompts]
 
     assert actual == expected
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
 
 
 def _greedy(client: httpx.Client, path: str, prompt: str) -> tuple[str, list[str], int]:
