@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
 from typing import Literal, cast
 
 from core.api.errors import EngineError, RequestError
-from core.api.messages import EngineRequest
+from core.api.messages import EngineEvent, EngineRequest
 from core.api.protocols import Engine
 from core.engine.admission import Ticket
 from core.engine.contract import ContractError, StreamCheck
@@ -66,21 +67,10 @@ class Job:
         Raises:
             PeerGoneError: the peer is gone.
         """
-        check = StreamCheck(request)
-        turn = 0
         try:
             events = engine.stream(request)
             try:
-                async for event in events:
-                    check.see(event)
-                    for out in (event,) if merger is None else merger.see(event):
-                        stream.send(out)
-                    if stream.congested:
-                        await stream.drain()
-                    turn += 1
-                    if turn % _EVENTS_A_TURN == 0:
-                        await asyncio.sleep(0)
-                check.end()
+                await _pass_on(events, StreamCheck(request), stream, merger)
             finally:
                 self._settle()
                 await events.aclose()
@@ -106,3 +96,22 @@ class Job:
         self._settled = True
         if not self.limit.expired():
             self.limit.reschedule(None)
+
+
+async def _pass_on(
+    events: AsyncGenerator[EngineEvent, None],
+    check: StreamCheck,
+    stream: FrameStream[ToReplica],
+    merger: TextMerger | None,
+) -> None:
+    turn = 0
+    async for event in events:
+        check.see(event)
+        for out in (event,) if merger is None else merger.see(event):
+            stream.send(out)
+        if stream.congested:
+            await stream.drain()
+        turn += 1
+        if turn % _EVENTS_A_TURN == 0:
+            await asyncio.sleep(0)
+    check.end()

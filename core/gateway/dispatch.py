@@ -195,7 +195,8 @@ class Search:
             return list(replicas.values())
         candidates = [replica.candidate() for replica in replicas.values()]
         try:
-            return [replicas[candidate.replica] for candidate in self._policy.rank(self._request, candidates)]
+            ranked = self._policy.rank(self._request, candidates)
+            return [replicas[name] for name in dict.fromkeys(candidate.replica for candidate in ranked)]
         except Exception:  # noqa: BLE001 - a policy is somebody else's code; the request goes on without it
             _log.exception("the routing policy %s failed; using the candidates as they are", self._policy)
             return list(replicas.values())

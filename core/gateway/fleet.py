@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,7 +100,7 @@ class Fleet:
     def status(self, deployment: str) -> DeploymentStatus:
         """What the supervisor last said of a deployment; ``stopped`` before it said anything."""
         return self._statuses.get(deployment) or DeploymentStatus(
-            deployment=deployment, state="stopped", reason="waiting for the supervisor"
+            deployment=deployment, state="stopped", reason="the supervisor is away; it is being restarted"
         )
 
     def ready(self, deployment: str) -> Mapping[str, Replica]:
@@ -193,20 +193,22 @@ class Fleet:
 
     async def follow(self) -> None:
         """Receive snapshots for ever; reconnects when the supervisor comes back."""
-        warned = False
         while True:
             try:
                 await self._follow_once()
             except OSError as error:
-                if not warned and self.snapshot is not None:
-                    _log.warning("lost the supervisor (%s); routing goes on by its last snapshot", error)
-                    warned = True
-            finally:
-                self._control = None
                 if self.connected:
-                    warned = False
-                self.connected = False
+                    _log.warning("lost the supervisor (%s); nothing can be served until it is back", error)
+            finally:
+                self._forget()
             await asyncio.sleep(_RECONNECT_S)
+
+    def _forget(self) -> None:
+        """Without a supervisor every replica drains, so none of them takes requests; running answers go on."""
+        if self.connected:
+            self.connected, self._control = False, None
+            self.snapshot = None
+            self._replace(())
 
     async def _follow_once(self) -> None:
         control: FrameStream[FromSupervisor] = await connect(
@@ -216,18 +218,21 @@ class Fleet:
             control.send(ControlHello(protocol=PROTOCOL, fingerprint=self.table.fingerprint, pid=os.getpid()))
             self._control = control
             while True:
-                self.update((await control.receive())[-1])
+                snapshot = (await control.receive())[-1]
                 self.connected = True
+                self.update(snapshot)
         finally:
             control.close()
 
     def update(self, snapshot: Snapshot) -> None:
         """Take over a snapshot: new replicas appear, gone ones disappear, loads are refreshed."""
-        first = self.snapshot is None or self.snapshot.supervisor_pid != snapshot.supervisor_pid
-        self.snapshot = snapshot
+        first, self.snapshot = self.snapshot is None, snapshot
         if first and not self.fingerprint_matches:
             _log.error("the supervisor runs with other plugins or another configuration; restart the whole gateway")
-        statuses = {status.deployment: status for status in snapshot.deployments}
+        self._replace(snapshot.deployments)
+
+    def _replace(self, deployments: Iterable[DeploymentStatus]) -> None:
+        statuses = {status.deployment: status for status in deployments}
         for name, deployment in self.table.deployments.items():
             status = statuses.get(name)
             before = self._replicas.get(name, {})
@@ -253,9 +258,7 @@ class Fleet:
         """Close every connection."""
         if self._control is not None:
             self._control.close()
-        for replicas in self._replicas.values():
-            for replica in replicas.values():
-                replica.close_idle()
+        self._replace(())
 
     def ready_backends(self) -> list[str]:
         """Names of the backends with a ready replica of an enabled deployment, sorted."""

@@ -21,7 +21,8 @@ async def health(request: Request) -> HTTPResponse:
     """``GET /health``: 200 while anything can be served, else 503; the body says what and why not.
 
     ``healthy``: every enabled deployment whose weights are on disk can serve (it is ready, or is loaded on
-    demand). ``degraded``: some of them cannot, or the supervisor is away. ``unhealthy``: nothing can serve.
+    demand). ``degraded``: some of them cannot. ``unhealthy``: nothing can serve; so it is while the supervisor
+    is away, since replicas drain without it.
     """
     gateway = gateway_of(request)
     total, in_flight, by_deployment = metrics.statistics()
@@ -80,7 +81,8 @@ def _verdict(gateway: Gateway) -> tuple[str, list[str]]:
         reasons.append("the gateway is shutting down")
         serving = 0
     if not fleet.connected:
-        reasons.append("the supervisor is away; it is being restarted")
+        reasons = ["the supervisor is away; it is being restarted"]
+        serving = 0
     if not fleet.fingerprint_matches:
         reasons.append("the supervisor runs with another configuration; restart the gateway")
     if serving == 0:

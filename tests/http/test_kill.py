@@ -118,7 +118,11 @@ def test_a_killed_supervisor_is_restarted_and_serving_goes_on(start, eventually)
         old = gateway.one("core.supervisor")
         replica = gateway.one("core.engine")
         old.kill()
-        eventually(lambda: "supervisor" in " ".join(gateway.health()["reasons"]), within_s=2)
+        away = eventually(lambda: (seen := gateway.health())["status"] == "unhealthy" and seen, within_s=2)
+        assert "supervisor" in " ".join(away["reasons"])
+        refused = gateway.chat()
+        assert refused.status_code == 503
+        assert "retry-after" in refused.headers
         eventually(lambda: gateway.health()["status"] == "healthy")
 
         assert gateway.chat().status_code == 200
