@@ -40,7 +40,6 @@ from echo_backend.plugin import EchoSettings
 __all__ = ["EchoEngine"]
 
 _DIMENSIONS = 64
-_STEPS_A_TURN = 32  # at full speed: steps between two chances for everybody else in the loop
 _LONGEST_STEP_S = 0.05
 
 
@@ -163,14 +162,12 @@ class EchoEngine:
     # --- time
 
     async def _work(self, seconds: float) -> None:
-        """Spend time as a device would, in steps; lets others in between even when there is none to spend."""
+        """Spend time as a device would, in steps. With none to spend, the host lets others in between events."""
+        self._steps += 1
         until = time.monotonic() + seconds
-        while True:
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, _LONGEST_STEP_S))
             self._steps += 1
-            left = until - time.monotonic()
-            await asyncio.sleep(max(0.0, min(left, _LONGEST_STEP_S)))
-            if left <= _LONGEST_STEP_S:
-                return
 
     async def _fail_as_configured(self, tokens: int) -> None:
         settings = self._settings
