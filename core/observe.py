@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
+
+import msgspec
 
 from core.api.protocols import ReplicaChange, RequestRecord
 
@@ -40,7 +41,7 @@ class LogObserver:
         if record.outcome == "error":
             level = logging.WARNING if record.status >= 500 else logging.INFO  # noqa: PLR2004 - HTTP
         if _requests.isEnabledFor(level):
-            fields = ((field.name, getattr(record, field.name)) for field in dataclasses.fields(record))
+            fields = msgspec.structs.asdict(record).items()
             _requests.log(level, " ".join(f"{key}={_plain(value)}" for key, value in fields if value is not None))
 
     def replica_changed(self, change: ReplicaChange) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import msgspec
 from pydantic import BaseModel
 
 from core.api.messages import EngineEvent, EngineInfo, EngineRequest, Load, Task
@@ -99,8 +100,7 @@ class Engine(Protocol):
 # --- policies -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RouteRequest:
+class RouteRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a policy may know of a request.
 
     Attributes:
@@ -120,8 +120,7 @@ class RouteRequest:
     request: EngineRequest
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """A deployment's ready replica with its last known load.
 
     Attributes:
@@ -139,7 +138,7 @@ class Candidate:
     backend: str
     weight: float = 1.0
     slots: int = 1
-    load: Load = Load()  # noqa: RUF009 - frozen
+    load: Load = Load()
     in_flight: int = 0
 
 
@@ -248,8 +247,7 @@ class Launcher(Protocol):
 # --- observers ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RequestRecord:
+class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One finished request.
 
     Attributes:

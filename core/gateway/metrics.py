@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -101,6 +102,7 @@ class _Children:
 _children = functools.cache(_Children)
 _requests_of = functools.cache(_requests.labels)
 _success_of = functools.cache(_success.labels)
+_errors_of = functools.cache(_errors.labels)
 
 
 class _Pending:
@@ -144,8 +146,7 @@ def flush() -> None:
         _pending.timer = None
     _in_flight.set(_pending.in_flight)
     records, _pending.records = _pending.records, []
-    for record in records:
-        _write(record)
+    _write(records)
 
 
 def token_interval(deployment: str) -> Histogram:
@@ -153,28 +154,30 @@ def token_interval(deployment: str) -> Histogram:
     return _children(deployment).interval_s
 
 
-def _write(record: RequestRecord) -> None:
-    _requests_of(record.task, str(record.status)).inc()
-    deployment = _NOBODY if record.replica is None else record.replica.rpartition("#")[0]
-    if record.attempts > 1:
-        _failovers.inc(record.attempts - 1)
-    if record.outcome in {"error", "cancelled"}:
-        _errors.labels(deployment, record.error or record.outcome, str(record.status)).inc()
-    else:
-        _success_of(deployment, record.outcome).inc()
-    if deployment == _NOBODY:
-        return
-    children = _children(deployment)
-    if record.prompt_tokens:
-        children.prompt_tokens.inc(record.prompt_tokens)
-    if record.cached_tokens:
-        children.cached_tokens.inc(record.cached_tokens)
-    if record.completion_tokens:
-        children.generation_tokens.inc(record.completion_tokens)
-    children.e2e_s.observe(record.duration_s)
-    if record.ttft_s is not None:
-        children.ttft_s.observe(record.ttft_s)
-        children.decode_s.inc(record.duration_s - record.ttft_s)
+def _write(records: Sequence[RequestRecord]) -> None:
+    """Write records down: histograms one by one, counters summed."""
+    sums: dict[Counter, float] = defaultdict(float)
+    for record in records:
+        deployment = _NOBODY if record.replica is None else record.replica.rpartition("#")[0]
+        sums[_requests_of(record.task, str(record.status))] += 1
+        sums[_failovers] += max(0, record.attempts - 1)
+        if record.outcome in {"error", "cancelled"}:
+            sums[_errors_of(deployment, record.error or record.outcome, str(record.status))] += 1
+        else:
+            sums[_success_of(deployment, record.outcome)] += 1
+        if deployment == _NOBODY:
+            continue
+        children = _children(deployment)
+        sums[children.prompt_tokens] += record.prompt_tokens
+        sums[children.cached_tokens] += record.cached_tokens
+        sums[children.generation_tokens] += record.completion_tokens
+        children.e2e_s.observe(record.duration_s)
+        if record.ttft_s is not None:
+            children.ttft_s.observe(record.ttft_s)
+            sums[children.decode_s] += record.duration_s - record.ttft_s
+    for counter, amount in sums.items():
+        if amount:
+            counter.inc(amount)
 
 
 def _registry() -> CollectorRegistry:
