@@ -10,7 +10,7 @@ MODEL    ?= smollm2-135m
 
 plugins   := $(foreach backend,$(BACKENDS),plugins/$(backend)_backend)
 installed := $(VENV)/.installed-$(subst $() ,-,$(sort $(BACKENDS)))
-sources   := pyproject.toml $(addsuffix /pyproject.toml,$(plugins))
+sources   := pyproject.toml $(wildcard $(addsuffix /pyproject.toml,$(plugins)))
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test lint clean

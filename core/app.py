@@ -25,6 +25,7 @@ from typing import Any
 
 from sanic import Sanic
 
+from core.api.protocols import Policy
 from core.gateway.fleet import Fleet
 from core.http import routes
 from core.http.gateway import Gateway
@@ -40,6 +41,7 @@ __all__ = ["app", "create_app"]
 
 _log = logging.getLogger("gateway")
 _RUN_DIR_VARIABLE = "AI_GATEWAY_RUN_DIR"
+_STANDARD_ERROR = 2
 _FIRST_SNAPSHOT_TIMEOUT_S = 10.0
 
 
@@ -91,7 +93,9 @@ class _Parts:
     # --- main process, when there is one
 
     async def main_process_ready(self, application: Sanic[Any, Any]) -> None:
-        _load(self._settings)  # a mistake in the configuration ends the gateway here, before any process starts
+        # A mistake in the configuration ends the gateway here, before any process starts.
+        _, table, _ = _load(self._settings)
+        _say(table, application)
         run_dir = _new_run_dir()
         os.environ[_RUN_DIR_VARIABLE] = f"{os.getpid()}:{run_dir}"
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(run_dir / "metrics")
@@ -105,9 +109,11 @@ class _Parts:
 
     async def before_server_start(self, application: Sanic[Any, Any]) -> None:
         settings = self._settings
-        registry, table = _load(settings)
+        registry, table, policy = _load(settings)
         run_dir = _inherited_run_dir()
         if run_dir is None:
+            _say(table, application)
+            _bequeath_nothing()
             run_dir = self._own_run_dir = _new_run_dir()
             self._supervise(registry, table, run_dir)
         fleet = self._fleet = Fleet(table, run_dir / SOCKET_NAME, max_frame_bytes=settings.limits.max_frame_bytes)
@@ -116,7 +122,7 @@ class _Parts:
             settings=settings,
             table=table,
             fleet=fleet,
-            policy=make_policy(registry, settings),
+            policy=policy,
             observers=make_observers(registry),
             started_unix_s=int(time.time()),
         )
@@ -152,13 +158,35 @@ class _Parts:
         self._supervising = asyncio.create_task(self._supervisor.run())
 
 
-def _load(settings: Settings) -> tuple[Registry, Table]:
+def _load(settings: Settings) -> tuple[Registry, Table, Policy]:
     try:
         registry = load_registry(settings.plugins)
-        return registry, build_table(registry, settings)
+        return registry, build_table(registry, settings), make_policy(registry, settings)
     except (SettingsError, RegistryError) as error:
         message = f"The gateway cannot start:\n{error}"
         raise SystemExit(message) from None
+
+
+def _say(table: Table, application: Sanic[Any, Any]) -> None:
+    """What the operator should know before the first request."""
+    for warning in table.warnings:
+        _log.warning("%s", warning)
+    for server in application.state.server_info:
+        host = str(server.settings.get("host") or "")
+        if host not in {"", "127.0.0.1", "::1", "localhost"}:
+            _log.warning("listening on %s without authentication: put a proxy in front of it", host)
+
+
+def _bequeath_nothing() -> None:
+    """Keep Sanic's listening socket from replicas.
+
+    Sanic makes it inheritable, and uvloop closes nothing in the children it spawns: the port would stay
+    bound after the gateway's end for as long as a replica drains.
+    """
+    for descriptor in map(int, os.listdir("/dev/fd")):  # noqa: PTH208 - names, not paths
+        if descriptor > _STANDARD_ERROR:
+            with contextlib.suppress(OSError):
+                os.set_inheritable(descriptor, False)  # noqa: FBT003 - the function's own signature
 
 
 def _new_run_dir() -> Path:

@@ -27,7 +27,9 @@ def chat(arguments: argparse.Namespace) -> int:
             msg = "Standard input is empty: pipe in a message, give one as an argument, or run in a terminal."
             raise CommandError(msg)
     # Not through a proxy of the environment: the gateway is usually this machine.
-    with httpx.Client(base_url=arguments.url, timeout=_TIMEOUT, trust_env=False) as client:
+    with httpx.Client(
+        base_url=arguments.url.rstrip("/").removesuffix("/v1"), timeout=_TIMEOUT, trust_env=False
+    ) as client:
         try:
             model = arguments.model or _first_active(client)
             if message is not None:

@@ -144,6 +144,7 @@ class Search:
         self._tried: set[str] = set()
         self._busy: list[Rejected] = []
         self._leaving: set[str] = set()
+        self._left_out = False
         self._failure: GatewayError | None = None
         self.attempts = 0
         self.replica: Replica | None = None
@@ -191,15 +192,18 @@ class Search:
             for socket, replica in self._fleet.ready(deployment.id).items()
             if socket not in self._tried
         }
-        if len(replicas) < 2:  # noqa: PLR2004 - nothing to rank
-            return list(replicas.values())
-        candidates = [replica.candidate() for replica in replicas.values()]
+        if not replicas:
+            return []
         try:
-            ranked = self._policy.rank(self._request, candidates)
-            return [replicas[name] for name in dict.fromkeys(candidate.replica for candidate in ranked)]
+            ranked = self._policy.rank(self._request, [replica.candidate() for replica in replicas.values()])
+            best_first = [replicas[name] for name in dict.fromkeys(candidate.replica for candidate in ranked)]
         except Exception:  # noqa: BLE001 - a policy is somebody else's code; the request goes on without it
-            _log.exception("the routing policy %s failed; using the candidates as they are", self._policy)
+            _log.exception(
+                "the routing policy %s failed; using the candidates as they are", type(self._policy).__name__
+            )
             return list(replicas.values())
+        self._left_out = self._left_out or not best_first
+        return best_first
 
     async def _try(self, replica: Replica, *, whole: bool) -> Answer | None:
         self._tried.add(replica.socket)
@@ -209,7 +213,9 @@ class Search:
             stream = await self._fleet.acquire(replica)
         except OSError as error:
             _log.warning("cannot reach %s: %s", replica.status.replica, error)
-            self._failure = _died(replica)
+            self._failure = GatewayError.not_ready(
+                f"{replica.status.replica} cannot be reached; it is being restarted.", retry_after_s=2.0
+            )
             return None
         answer = Answer(self._fleet, replica, stream)
         left_s = self._deadline_s - asyncio.get_running_loop().time()
@@ -269,6 +275,8 @@ class Search:
                 status = self._fleet.status(deployment.id)
                 reasons.append(f"{deployment.id} is {status.state}" + (f" ({status.reason})" if status.reason else ""))
                 retries += [one.retry_in_s for one in status.replicas if one.retry_in_s is not None]
+        if self._left_out:
+            reasons.append(f"the routing policy {type(self._policy).__name__} left every candidate of a tier out")
         return GatewayError.not_ready(
             f"The model '{self._route.name}' cannot be served now: {'; '.join(reasons)}.",
             retry_after_s=min(retries, default=2.0),

@@ -213,9 +213,10 @@ class _FleetCollector:
         for deployment in snapshot.deployments if snapshot else ():
             for replica in deployment.replicas:
                 labels = (deployment.deployment, replica.replica)
-                running.add_metric(labels, replica.load.running)
-                waiting.add_metric(labels, replica.load.waiting)
-                kv_used.add_metric(labels, replica.load.kv_used)
+                load = self._fleet.load(replica)
+                running.add_metric(labels, load.running)
+                waiting.add_metric(labels, load.waiting)
+                kv_used.add_metric(labels, load.kv_used)
                 resident.add_metric(labels, replica.rss_bytes)
                 up.add_metric(labels, replica.state == "ready")
                 restarts.add_metric(labels, replica.restarts)

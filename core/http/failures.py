@@ -16,9 +16,9 @@ __all__ = ["error_response", "install"]
 _log = logging.getLogger("gateway.http")
 
 
-def error_response(error: GatewayError, request_id: str) -> HTTPResponse:
+def error_response(error: GatewayError, request_id: str, **more_headers: str) -> HTTPResponse:
     """The HTTP answer of an error."""
-    headers = {**error.headers(), "x-request-id": request_id}
+    headers = {**error.headers(), "x-request-id": request_id, **more_headers}
     return HTTPResponse(
         msgspec.json.encode(error.body()), status=error.status, content_type="application/json", headers=headers
     )
@@ -42,7 +42,14 @@ def _handle(request: Request | None, exception: Exception) -> HTTPResponse:
             code="unknown_url",
         )
     elif isinstance(exception, MethodNotAllowed):
-        error = GatewayError(str(exception), status=405, type="invalid_request_error", code="method_not_allowed")
+        allowed = str(exception.headers.get("Allow", ""))
+        error = GatewayError(
+            f"This URL does not take {request.method if request else 'this method'}; it takes {allowed}.",
+            status=405,
+            type="invalid_request_error",
+            code="method_not_allowed",
+        )
+        return error_response(error, request_id, Allow=allowed)
     elif isinstance(exception, PayloadTooLarge) and request is not None:
         error = GatewayError.too_large(gateway_of(request).settings.limits.max_body_bytes)
     elif isinstance(exception, SanicException) and exception.status_code < 500:  # noqa: PLR2004

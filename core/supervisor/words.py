@@ -23,6 +23,8 @@ def describe_end(end: ReplicaExit) -> str:
     """Return how a process ended, with its last words where they can explain it."""
     if end.signal == "SIGKILL":
         return "killed by SIGKILL (by hand, or because memory ran out)"
+    if end.code == 0:
+        return "ended by itself, or by a SIGTERM"
     how = f"killed by {end.signal}" if end.signal else f"exit code {end.code}"
     words = [line.strip() for line in end.stderr_tail.splitlines() if line.strip()]
     return f"{how}: {' | '.join(words[-_REASON_LINES:])}" if words else how

@@ -170,6 +170,15 @@ def run_dirs() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob("ai-gateway-*"))
 
 
+def test_a_single_process_leaves_its_port_to_nobody(start, eventually) -> None:
+    """Sanic makes its listening socket inheritable; a replica that still drains must not hold it."""
+    with start("", "--single-process") as gateway:
+        eventually(lambda: gateway.health()["status"] == "healthy")
+        replica = gateway.one("core.engine")
+
+        assert not replica.net_connections("tcp")
+
+
 @pytest.mark.parametrize("options", [(), ("--single-process",)])
 def test_sigterm_lets_a_running_stream_finish(start, eventually, options) -> None:
     config = """

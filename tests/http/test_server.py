@@ -40,6 +40,8 @@ def test_a_wrong_method_is_405(gateway) -> None:
     response = httpx.get(f"{gateway.url}/v1/chat/completions")
 
     assert (response.status_code, error_of(response)["code"]) == (405, "method_not_allowed")
+    assert "POST" in response.headers["allow"]
+    assert "POST" in error_of(response)["message"]
 
 
 def test_the_timeout_header_bounds_a_request(gateway) -> None:
@@ -118,6 +120,13 @@ def test_health_counts_what_happened(gateway) -> None:
 def test_probes(gateway) -> None:
     assert httpx.get(f"{gateway.url}/livez").status_code == 200
     assert httpx.get(f"{gateway.url}/readyz").status_code == 200
+
+
+def test_load_balancers_may_ask_with_head(gateway) -> None:
+    for path in ("/health", "/livez", "/readyz"):
+        response = httpx.head(f"{gateway.url}{path}")
+
+        assert (response.status_code, response.content) == (200, b"")
 
 
 def test_metrics_are_prometheus_text(gateway) -> None:

@@ -295,6 +295,12 @@ def test_chat_says_one_message_to_the_first_active_model(gateway, capsys):
     assert gateway.bodies == [{"model": "awake", "messages": [{"role": "user", "content": "Hi"}], "stream": True}]
 
 
+def test_chat_takes_the_base_url_of_the_openai_client(gateway, capsys):
+    """With ``/v1``, as the README teaches it."""
+    assert main(["chat", "--url", f"http://127.0.0.1:{gateway.server_address[1]}/v1/", "Hi"]) == 0
+    assert capsys.readouterr().out == "Hello there\n"
+
+
 def test_chat_reads_a_pipe(gateway, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     monkeypatch.setattr("sys.stdin.read", lambda: "piped\n", raising=False)

@@ -278,6 +278,37 @@ async def test_a_policy_that_raises_does_not_cost_the_request(lab: Lab) -> None:
     assert await text_of(await lab.search(["m@b"], policy=Broken()).next_answer()) == "fine"
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_whom_a_policy_leaves_out_is_not_asked(lab: Lab, replicas: int) -> None:
+    """Not even when it is the only one; and the error says whose choice it was."""
+
+    class Nobody:
+        def rank(self, _request: object, _candidates: object) -> Any:
+            return []
+
+    lab.deployment("m@b")
+    for _ in range(replicas):
+        await lab.replica("m@b", answer("never"))
+    with pytest.raises(GatewayError) as caught:
+        await lab.search(["m@b"], policy=Nobody()).next_answer()
+
+    assert caught.value.status == 503
+    assert "Nobody" in caught.value.message
+    assert lab.submitted == []
+
+
+async def test_a_candidate_ranked_twice_is_asked_once(lab: Lab) -> None:
+    class Twice:
+        def rank(self, _request: object, candidates: Any) -> Any:
+            return [*candidates, *candidates]
+
+    lab.deployment("m@b")
+    await lab.replica("m@b", reject("busy"))
+    await refused(lab, ["m@b"], policy=Twice())
+
+    assert lab.submitted == ["m@b#0"]
+
+
 async def test_finished_comes_before_usage_in_what_is_passed_on(lab: Lab) -> None:
     lab.deployment("m@b")
     await lab.replica("m@b", answer("a"))
