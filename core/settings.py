@@ -7,17 +7,32 @@ belong to plugins and are validated by the plugin's own model once plugins are k
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from core.api.messages import Task
 from core.api.specs import LoadMode
+from core.words import closest, describe, type_at
 
 __all__ = [
     "CONFIG_ENVIRONMENT",
@@ -30,12 +45,12 @@ __all__ = [
     "SettingsError",
     "SupervisorTable",
     "WeightsTable",
-    "describe",
     "load_settings",
 ]
 
 CONFIG_ENVIRONMENT = "GATEWAY_CONFIG"
 _DEFAULT_CONFIG = "gateway.toml"
+_PREFIX = "GATEWAY_"
 
 
 class SettingsError(ValueError):
@@ -44,6 +59,15 @@ class SettingsError(ValueError):
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_as_number(cls, value: object, info: ValidationInfo) -> object:
+        """Python takes true for 1."""
+        if isinstance(value, bool) and type_at(cls, [info.field_name or ""]) in {int, float}:
+            msg = "Input should be a number, not true or false"
+            raise ValueError(msg)
+        return value
 
 
 class PluginsTable(_Table):
@@ -57,7 +81,7 @@ class RoutingTable(_Table):
     """How a deployment is chosen."""
 
     policy: str = Field("least_loaded", description="ranks the candidates of a tier")
-    reply_model: Annotated[str, Field(pattern="^(requested|served)$")] = Field(
+    reply_model: Literal["requested", "served"] = Field(
         "requested", description="the reply's model field: the name that was requested, or the model that served"
     )
 
@@ -114,6 +138,13 @@ class SupervisorTable(_Table):
         10 * 1024 * 1024, description="size at which a replica's log is rotated; one old file is kept"
     )
 
+    @model_validator(mode="after")
+    def _backoff_grows(self) -> Self:
+        if self.backoff_initial_s > self.backoff_max_s:
+            msg = f"backoff_initial_s ({self.backoff_initial_s:g}) is above backoff_max_s ({self.backoff_max_s:g})"
+            raise ValueError(msg)
+        return self
+
 
 class WeightsTable(_Table):
     """Where weights are kept."""
@@ -162,11 +193,19 @@ class BackendTable(BaseModel):
         return dict(self.model_extra or {})
 
 
+def _alias_targets(value: object) -> tuple[str, ...]:
+    targets = value if isinstance(value, list | tuple) else (value,)
+    if not all(isinstance(target, str) for target in targets):
+        msg = "an alias stands for a name or a list of names"
+        raise ValueError(msg)
+    return tuple(targets)
+
+
 class Settings(BaseSettings):
     """All settings. Build it with `load_settings`."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix="GATEWAY_", env_nested_delimiter="__", toml_file=None
+        extra="forbid", frozen=True, env_prefix=_PREFIX, env_nested_delimiter="__", toml_file=None
     )
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
@@ -181,7 +220,7 @@ class Settings(BaseSettings):
     backends: dict[str, BackendTable] = Field(default_factory=dict)
     policies: dict[str, dict[str, Any]] = Field(default_factory=dict)
     launchers: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    aliases: dict[str, str | tuple[str, ...]] = Field(
+    aliases: dict[str, Annotated[tuple[str, ...], BeforeValidator(_alias_targets)]] = Field(
         default_factory=dict, description="alias -> model, alias, or several in order; replaces a declared alias"
     )
 
@@ -221,33 +260,83 @@ def load_settings(path: str | Path | None = None) -> Settings:
     try:
         return FromFile()
     except ValidationError as error:
-        raise SettingsError(describe(error, where=str(file) if file.is_file() else "settings")) from error
+        raise SettingsError(describe(error, model=Settings, where=_Origin(file))) from error
     except tomllib.TOMLDecodeError as error:
         msg = f"{file} is not valid TOML: {error}"
         raise SettingsError(msg) from error
     except PydanticSettingsError as error:
-        msg = f"An environment variable {Settings.model_config['env_prefix']}* cannot be read: {error}"
+        msg = "\n".join(_not_json()) or f"An environment variable {_PREFIX}* cannot be read: {error}"
         raise SettingsError(msg) from error
 
 
-def describe(error: ValidationError, *, where: str) -> str:
-    """Return one line per mistake of a pydantic error: file or table, key, what is wrong."""
-    lines = []
-    for mistake in error.errors(include_url=False):
-        key = ".".join(str(part) for part in mistake["loc"])
-        if mistake["type"] == "extra_forbidden":
-            lines.append(f"{where}: {key}: there is no such key")
-        else:
-            lines.append(f"{where}: {key}: {mistake['msg']} (got {mistake['input']!r})")
-    return "\n".join(lines)
+class _Origin:
+    """Finds what to blame for a value: the environment's variable if one sets it, else the file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = str(file) if file.is_file() else "settings"
+
+    def __call__(self, path: Sequence[str | int]) -> str:
+        parts = [str(part).lower() for part in path]
+        inside = []
+        for variable, value in _environment():
+            names = _parts(variable)
+            if names == parts[: len(names)] and (len(names) == len(parts) or _holds(value, path[len(names) :])):
+                return variable
+            if names[: len(parts)] == parts:
+                inside.append(variable)
+        return " and ".join([self._file, *inside])
+
+
+def _environment() -> list[tuple[str, str]]:
+    """The gateway's own variables, the most specific first: it wins."""
+    ours = [
+        (name, value) for name, value in os.environ.items() if name.startswith(_PREFIX) and name != CONFIG_ENVIRONMENT
+    ]
+    return sorted(ours, key=lambda one: (-len(_parts(one[0])), one[0]))
+
+
+def _parts(variable: str) -> list[str]:
+    return variable.removeprefix(_PREFIX).lower().split("__")
+
+
+def _holds(text: str, path: Sequence[str | int]) -> bool:
+    """Whether a variable's JSON has a value at ``path``."""
+    try:
+        value = json.loads(text)
+        for part in path:
+            value = value[part]
+    except (ValueError, LookupError, TypeError):
+        return False
+    return True
+
+
+def _not_json() -> Iterator[str]:
+    """One line per variable that is no JSON although its key is a list or a table."""
+    for variable, text in _environment():
+        kind = type_at(Settings, _parts(variable))
+        try:
+            json.loads(text)
+        except ValueError:
+            if (example := _example(kind, text)) is not None:
+                yield f"{variable} must be JSON, for example '{json.dumps(example)}'"
+
+
+def _example(kind: Any, text: str) -> object:
+    """What was probably meant; None for a type that is written as it is."""
+    if get_origin(kind) is tuple:
+        return [word.strip() for word in text.split(",")]
+    if get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        key, _, value = text.partition("=")
+        return {key: value} if value else {"key": "value"}
+    return None
 
 
 def _refuse_unknown_environment() -> None:
-    prefix = str(Settings.model_config["env_prefix"])
     known = {name.upper() for name in Settings.model_fields}
-    for variable in os.environ:
-        if variable.startswith(prefix) and variable != CONFIG_ENVIRONMENT:
-            table = variable.removeprefix(prefix).split("__", 1)[0]
-            if table not in known:
-                msg = f"The environment variable {variable} names no setting; tables are {', '.join(sorted(known))}."
-                raise SettingsError(msg)
+    for variable, _ in _environment():
+        table = variable.removeprefix(_PREFIX).split("__", 1)[0]
+        if table not in known:
+            close = closest(table, known)
+            hint = f"did you mean {_PREFIX}{close}?" if close else f"tables are {', '.join(sorted(known))}."
+            msg = f"The environment variable {variable} names no setting; {hint}"
+            raise SettingsError(msg)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import core
 from core.cli.common import assemble
-from core.models import locate
+from core.models import how_to_get_weights, locate
 from core.registry import Registry, make_launcher, make_policy
 from core.routing.table import Table
 from core.settings import Settings, SettingsError
@@ -49,7 +49,7 @@ def _absent_weights(table: Table, settings: Settings) -> Iterator[str]:
         if not spec.enabled or spec.source is None:
             continue
         if locate(spec.source, settings.weights) is None:
-            yield f"{deployment.id}: its weights are not here; fetch them with: python -m core pull {spec.name}"
+            yield f"{deployment.id}: its weights are not here; {how_to_get_weights(spec.source, spec.name)}"
 
 
 def _plugins(registry: Registry) -> Iterator[str]:

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from core.cli.common import assemble, print_columns
-from core.models import locate
+from core.models import PathSource, how_to_get_weights, locate, parse_source
 from core.registry import load_registry
 from core.routing.deployments import Deployment
 from core.settings import WeightsTable, load_settings
@@ -50,7 +50,7 @@ def models(arguments: argparse.Namespace) -> int:
                     row["load"],
                     str(row["context_tokens"]),
                     f"{row['memory_bytes'] / 1e9:.1f} GB" if row["memory_bytes"] else "?",
-                    row["pull"] or ("here" if row["weights"] else "none needed"),
+                    _weights(row),
                     row["source"] or "-",
                 )
                 for row in rows
@@ -75,10 +75,16 @@ def aliases(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _weights(row: dict[str, Any]) -> str:
+    if row["missing"]:
+        return row["pull"] or "nothing at its path"
+    return "here" if row["weights"] else "none needed"
+
+
 def _deployment(deployment: Deployment, weights: WeightsTable) -> dict[str, Any]:
     spec = deployment.spec
     path = locate(spec.source, weights)
-    absent = spec.source is not None and path is None
+    absent = spec.source if path is None else None
     # A model's name pulls its enabled deployments; a disabled one must be named in full.
     name = spec.name if spec.enabled else deployment.id
     return {
@@ -95,7 +101,8 @@ def _deployment(deployment: Deployment, weights: WeightsTable) -> dict[str, Any]
         "memory_bytes": spec.memory_bytes or None,
         "source": spec.source,
         "weights": str(path) if path else None,
-        "pull": f"python -m core pull {name}" if absent else None,
+        "missing": how_to_get_weights(absent, name) if absent else None,
+        "pull": f"python -m core pull {name}" if absent and not isinstance(parse_source(absent), PathSource) else None,
         "declared_by": deployment.declared_by,
     }
 

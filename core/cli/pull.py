@@ -14,8 +14,8 @@ from core.cli.common import CommandError, assemble
 from core.models import PullError, pull
 from core.routing.deployments import Deployment
 from core.routing.table import Table
-from core.routing.words import did_you_mean
 from core.settings import WeightsTable
+from core.words import did_you_mean
 
 __all__ = ["pull_names"]
 

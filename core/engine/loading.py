@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from core.api.errors import EngineLoadError
 from core.api.protocols import Engine, EngineContext, ReplicaConfig
-from core.settings import describe
+from core.words import describe
 
 __all__ = ["make_engine"]
 
@@ -27,7 +27,8 @@ def make_engine(config: ReplicaConfig) -> Engine:
     try:
         settings = settings_class(**config.settings)
     except ValidationError as error:
-        raise EngineLoadError(describe(error, where=f"[backends.{config.model.backend}]"), permanent=True) from error
+        told = describe(error, model=settings_class, where=f"[backends.{config.model.backend}]")
+        raise EngineLoadError(told, permanent=True) from error
     context = EngineContext(
         model=config.model,
         weights=None if config.weights is None else Path(config.weights),

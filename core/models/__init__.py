@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.models.errors import PullError
-from core.models.pull import Progress, locate, pull
+from core.models.pull import Progress, how_to_get_weights, locate, pull
 from core.models.source import HubSource, PathSource, Source, UrlSource, WheelSource, parse_source
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Source",
     "UrlSource",
     "WheelSource",
+    "how_to_get_weights",
     "locate",
     "parse_source",
     "pull",

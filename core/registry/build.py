@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import pkgutil
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,8 @@ from core.registry.registry import Registry
 from core.routing.deployments import Declared
 from core.routing.table import Table, assemble
 from core.routing.words import how_to_get
-from core.settings import Settings, SettingsError, describe
+from core.settings import PluginsTable, Settings, SettingsError
+from core.words import describe, did_you_mean
 
 __all__ = ["build_table", "make_launcher", "make_observers", "make_policy"]
 
@@ -57,7 +59,13 @@ def build_table(registry: Registry, settings: Settings) -> Table:
         mistakes.append(str(error))
     if mistakes:
         raise SettingsError("\n".join(mistakes))
-    return table
+    warnings = [*_unmatched(registry, settings.plugins), *table.warnings]
+    if not any(one.spec.enabled for one in table.deployments.values()):
+        warnings.append(
+            "no deployment is enabled, so nothing can be served: install a backend with its models, or configure one "
+            "under [deployments]; `python -m core plugins` lists what is installed"
+        )
+    return dataclasses.replace(table, warnings=tuple(warnings))
 
 
 def make_policy(registry: Registry, settings: Settings) -> Policy:
@@ -98,6 +106,15 @@ def make_observers(registry: Registry) -> tuple[Observer, ...]:
     return tuple(observers)
 
 
+def _unmatched(registry: Registry, plugins: PluginsTable) -> Iterator[str]:
+    """Names in ``plugins.allow`` and ``plugins.deny`` that do nothing; the plugin may be yet to be installed."""
+    installed = {record.name for record in registry.plugins}
+    for key, names in (("allow", plugins.allow), ("deny", plugins.deny)):
+        for name in names:
+            if name != "*" and name not in installed:
+                yield f"plugins.{key}: no plugin {name!r} is installed; {did_you_mean(name, installed)}"
+
+
 def _mistakes(
     choices: _Choices, tables: _Tables, group: str, *, chosen: tuple[str, str], not_loaded: Mapping[str, str]
 ) -> Iterator[str]:
@@ -110,7 +127,7 @@ def _mistakes(
         try:
             _validated(choices[name], tables)
         except ValidationError as error:
-            yield from describe(error, where=where).splitlines()
+            yield from describe(error, model=choices[name].spec.settings, where=where).splitlines()
 
 
 def _validated(declared: _Chosen, tables: _Tables) -> BaseModel:

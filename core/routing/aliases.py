@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from core.routing.deployments import CONFIGURATION, Deployment
-from core.routing.words import did_you_mean, list_not_loaded
+from core.routing.words import list_not_loaded
 from core.settings import Settings
+from core.words import did_you_mean
 
 __all__ = ["AliasRow", "Aliases", "Tiers", "build_aliases", "tiers_of"]
 
@@ -88,9 +89,7 @@ class _Builder:
         self._models = models
         self._left_out = left_out
         self._not_loaded = not_loaded
-        self._configured = {
-            name: (value,) if isinstance(value, str) else value for name, value in settings.aliases.items()
-        }
+        self._configured = settings.aliases
         self._settings = settings
         self.offers: dict[str, list[Deployment]] = {}
         for deployment in deployments.values():

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ValidationError
 from core.api.errors import SpecError
 from core.api.specs import BackendSpec, ModelSpec
 from core.models import parse_source
-from core.routing.words import did_you_mean, how_to_get, list_not_loaded
-from core.settings import BackendTable, DeploymentTable, Settings, describe
+from core.routing.words import how_to_get, list_not_loaded
+from core.settings import BackendTable, DeploymentTable, Settings
+from core.words import describe, did_you_mean
 
 __all__ = ["CONFIGURATION", "Declared", "Deployment", "Deployments", "build_deployments"]
 
@@ -183,7 +184,7 @@ class _Builder:
             wrong = {str(mistake["loc"][0]) for mistake in error.errors() if mistake["loc"]}
             tables = [f"[backends.{backend.name}]"] if wrong - own.keys() or not wrong else []
             tables += [f"{where} settings"] if wrong & own.keys() else []
-            self.mistakes += describe(error, where=" and ".join(tables)).splitlines()
+            self.mistakes += describe(error, model=backend.settings, where=" and ".join(tables)).splitlines()
             return backend.settings.model_construct()  # so that an alias that names the deployment is no mistake too
 
 

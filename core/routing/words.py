@@ -1,38 +1,37 @@
-"""Half-sentences of help in error messages: what a mistyped name may have meant, how a missing plugin is had."""
+"""Half-sentences of help in error messages: how a missing plugin is had."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 
-__all__ = ["did_you_mean", "how_to_get", "list_not_loaded"]
+from core.words import closest, did_you_mean
 
-_MOST_LISTED = 12
+__all__ = ["PACKAGES", "how_to_get", "list_not_loaded"]
 
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the closest of the known names, or else a list of them."""
-    names = sorted(known)
-    if close := get_close_matches(name, names, n=1):
-        return f"did you mean {close[0]!r}?"
-    if not names:
-        return "there are none"
-    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return f"there are {', '.join(names[:_MOST_LISTED])}{more}"
+PACKAGES: Mapping[str, str] = {
+    "echo": "ai-gateway-echo",
+    "llamacpp": "ai-gateway-llamacpp",
+    "onnx": "ai-gateway-onnx",
+    "sticky": "ai-gateway-sticky",
+    "torch": "ai-gateway-torch",
+}
+"""This project's own packages, by the backend or policy that each brings. No other name is ever suggested for
+installation: anybody could register a name that is made up here."""
 
 
 def how_to_get(name: str, known: Iterable[str], not_loaded: Mapping[str, str]) -> str:
     """Return where a missing backend, policy or launcher is: not loaded, mistyped, or not installed.
 
-    ``not_loaded`` tells of each plugin that is installed but not loaded, by its name, why. A name that looks
-    mistyped is not offered as a package to install: somebody else may own that name.
+    ``not_loaded`` tells of each plugin that is installed but not loaded, by its name, why.
     """
     if name in not_loaded:
         return f"its plugin is installed but not loaded: {not_loaded[name]}"
     names = sorted(known)
     hint = did_you_mean(name, names)
-    if not get_close_matches(name, names, n=1):
-        hint += f"; is its plugin installed? pip install ai-gateway-{name}"
+    if name in PACKAGES:
+        hint = f"pip install {PACKAGES[name]}"
+    elif not closest(name, names):
+        hint += "; install the package that brings it"
     return hint + list_not_loaded(not_loaded)
 
 

@@ -81,7 +81,9 @@ def test_models_tell_where_the_weights_are_or_how_to_get_them(folder, capsys):
     assert rows["small@demo"]["weights"] == str(folder / "small.gguf")
     assert rows["small@demo"]["pull"] is None
     assert rows["large@demo"]["weights"] is None
-    assert rows["large@demo"]["pull"] == "python -m core pull large@demo"
+    assert rows["large@demo"]["pull"] is None
+    absent = f"there is nothing at {folder / 'large.gguf'}; put the weights there or correct the source"
+    assert [rows[name]["missing"] for name in ("small@demo", "large@demo", "plain@demo")] == [None, absent, None]
     assert (rows["large@demo"]["enabled"], rows["large@demo"]["context_tokens"]) == (False, 8192)
     assert (rows["plain@demo"]["source"], rows["plain@demo"]["pull"]) == (None, None)
 
@@ -89,6 +91,20 @@ def test_models_tell_where_the_weights_are_or_how_to_get_them(folder, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert len({line.index("demo") for line in lines[1:]}) <= 3
+    (large,) = (line for line in lines if line.startswith("large@demo"))
+    assert "nothing at its path" in large
+
+
+def test_models_tell_what_fetches_them(folder, capsys):
+    """A disabled one by its full name: its model's name would pull the others."""
+    configure(folder, '[deployments."large@demo"]\nsource = "hf:o/large"\n')
+    assert main(["models", "--json"]) == 0
+    rows = {row["deployment"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["large@demo"]["pull"] == "python -m core pull large@demo"
+    assert rows["large@demo"]["missing"] == "fetch them with: python -m core pull large@demo"
+
+    assert main(["models"]) == 0
+    assert "python -m core pull large@demo" in capsys.readouterr().out
 
 
 def test_aliases_tell_who_declared_them(folder, capsys):
@@ -122,7 +138,7 @@ def test_pull_goes_on_after_a_failure_and_then_fails(folder, capsys):
     (folder / "large.gguf").write_bytes(b"w")
     assert main(["pull", "small", "large@demo"]) == 1
     captured = capsys.readouterr()
-    assert "error: small@demo: There is nothing that can be read at" in captured.err
+    assert "error: small@demo: there is nothing at" in captured.err
     assert "large@demo" in captured.out
 
 
@@ -169,7 +185,8 @@ def test_check_passes_and_warns(folder, capsys):
     assert main(["check"]) == 0
     captured = capsys.readouterr()
     assert "In order: 3 deployment(s), 1 alias(es)." in captured.out
-    assert "warning: small@demo: its weights are not here; fetch them with: python -m core pull small" in captured.err
+    absent = f"there is nothing at {folder / 'small.gguf'}; put the weights there or correct the source"
+    assert f"warning: small@demo: its weights are not here; {absent}" in captured.err
     assert "large@demo" not in captured.err
 
 
@@ -178,7 +195,7 @@ def test_check_passes_and_warns(folder, capsys):
     [
         ("[limits]\ntimeout = 1\n", "there is no such key"),
         ("[backends.demo]\nslot = 1\n", "there is no such key"),
-        ("[backends.other]\nx = 1\n", "pip install ai-gateway-other"),
+        ("[backends.other]\nx = 1\n", "install the package that brings it"),
         ('[routing]\npolicy = "lest_loaded"\n', "lest_loaded"),
         ('[supervisor]\nlauncher = "nowhere"\n', "nowhere"),
         ('[aliases]\na = "smal"\n', "did you mean 'small'"),
@@ -192,6 +209,21 @@ def test_check_finds_each_kind_of_mistake(folder, capsys, table, words):
     assert main(["check"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert any(line.startswith("error: ") and words in line for line in lines)
+
+
+def test_check_warns_of_a_plugin_that_is_not_there(folder, capsys):
+    """A typing mistake in plugins.allow loads nothing, which nothing else would tell."""
+    (folder / "gateway.toml").write_text('[plugins]\nallow = ["cli_dmeo"]\n')
+    assert main(["check"]) == 0
+    told = capsys.readouterr().err
+    assert "warning: plugins.allow: no plugin 'cli_dmeo' is installed; did you mean 'cli_demo'?" in told
+    assert "warning: no deployment is enabled" in told
+
+
+def test_check_warns_of_weights_to_be_fetched(folder, capsys):
+    configure(folder, '[deployments."small@demo"]\nsource = "hf:o/small"\n')
+    assert main(["check"]) == 0
+    assert "small@demo: its weights are not here; fetch them with: python -m core pull small" in capsys.readouterr().err
 
 
 def test_check_tells_of_every_mistake_not_only_the_first(folder, capsys):

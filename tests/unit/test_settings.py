@@ -69,7 +69,7 @@ def test_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.limits.timeout_s, settings.limits.keepalive_s) == (2, 3)
     assert settings.plugins.allow == ("torch",)
     assert settings.backends["llamacpp"].plugin_settings == {"device": "cpu"}
-    assert settings.aliases == {"x": "a", "GPT-4": ("b",)}
+    assert settings.aliases == {"x": ("a",), "GPT-4": ("b",)}
 
 
 # --- what is refused
@@ -78,14 +78,21 @@ def test_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[limit]\ntimeout_s = 1", "limit: there is no such key"),
-        ("[limits]\ntimeout = 1", "limits.timeout: there is no such key"),
+        ("[limit]\ntimeout_s = 1", "limit: there is no such key; did you mean 'limits'?"),
+        ("[limits]\ntimeout = 1", "limits.timeout: there is no such key; did you mean 'timeout_s'?"),
+        ("loglevel = 1", "loglevel: there is no such key; did you mean 'log_level'?"),
+        ("[weights]\nzz = 1", "weights.zz: there is no such key; keys are cache_dir, hf_endpoint"),
+        ("[limits]\ntimeout_s = true", "limits.timeout_s: Input should be a number, not true or false (got True)"),
+        ("[limits]\nmax_waiting = true", "limits.max_waiting: Input should be a number"),
+        ('[deployments."m@b"]\npriority = true', "deployments.m@b.priority: Input should be a number"),
+        ("[supervisor]\nbackoff_initial_s = 400", "supervisor: backoff_initial_s (400) is above backoff_max_s (300)"),
         ("[limits]\ntimeout_s = 0", "limits.timeout_s: Input should be greater than 0 (got 0)"),
-        ('[deployments."m@b"]\nprio = 1', "deployments.m@b.prio: there is no such key"),
+        ('[deployments."m@b"]\nprio = 1', "deployments.m@b.prio: there is no such key; did you mean 'priority'?"),
         ('[deployments."m@b"]\nload = "later"', "deployments.m@b.load: Input should be 'startup' or 'on_demand'"),
-        ('[routing]\nreply_model = "x"', "routing.reply_model: "),
+        ('[routing]\nreply_model = "x"', "routing.reply_model: Input should be 'requested' or 'served' (got 'x')"),
         ("[limits\n", "is not valid TOML"),
-        ("[aliases]\nx = 1", "aliases.x"),
+        ("[aliases]\nx = 1", "aliases.x: an alias stands for a name or a list of names (got 1)"),
+        ('[aliases]\nx = ["a", 1]', "aliases.x: an alias stands for a name or a list of names"),
     ],
 )
 def test_mistakes_in_the_file(text: str, told: str) -> None:
@@ -97,6 +104,7 @@ def test_mistakes_in_the_file(text: str, told: str) -> None:
 
     assert told in str(caught.value)
     assert str(path) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_every_mistake_is_told() -> None:
@@ -112,20 +120,44 @@ def test_every_mistake_is_told() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
     [
-        ("GATEWAY_LIMIT__TIMEOUT_S", "1", "GATEWAY_LIMIT__TIMEOUT_S names no setting"),
-        ("GATEWAY_LIMITS__TIMEOUT", "1", "limits.timeout: there is no such key"),
-        ("GATEWAY_LIMITS__TIMEOUT_S", "soon", "limits.timeout_s: "),
-        ("GATEWAY_LIMITS", "{", "limits"),
+        ("GATEWAY_LIMIT__TIMEOUT_S", "1", "GATEWAY_LIMIT__TIMEOUT_S names no setting; did you mean GATEWAY_LIMITS?"),
+        (
+            "GATEWAY_LIMITS__TIMEOUT",
+            "1",
+            "GATEWAY_LIMITS__TIMEOUT: limits.timeout: there is no such key; did you mean 'timeout_s'?",
+        ),
+        ("GATEWAY_LIMITS__TIMEOUT_S", "soon", "GATEWAY_LIMITS__TIMEOUT_S: limits.timeout_s: Input should be"),
+        ("GATEWAY_LIMITS", '{"timeout_s": 0}', "GATEWAY_LIMITS: limits.timeout_s: "),
+        (
+            "GATEWAY_SUPERVISOR__BACKOFF_MAX_S",
+            "0.5",
+            "gateway.toml and GATEWAY_SUPERVISOR__BACKOFF_MAX_S: supervisor: ",
+        ),
+        ("GATEWAY_LIMITS", "{", "GATEWAY_LIMITS must be JSON"),
+        ("GATEWAY_PLUGINS__DENY", "llamacpp", """GATEWAY_PLUGINS__DENY must be JSON, for example '["llamacpp"]'"""),
+        ("GATEWAY_ALIASES", "gpt-4=x", """GATEWAY_ALIASES must be JSON, for example '{"gpt-4": "x"}'"""),
     ],
 )
 def test_mistakes_in_the_environment(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str) -> None:
     """A mistyped variable would otherwise do nothing, silently."""
     monkeypatch.setenv(variable, value)
+    write("[limits]\nkeepalive_s = 3")
 
     with pytest.raises(SettingsError) as caught:
         load_settings()
 
+    assert str(caught.value).startswith(told if told.startswith("GATEWAY_LIMITS") else "")
     assert told in str(caught.value)
+
+
+def test_the_file_is_blamed_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the environment sets a neighbour."""
+    write("[limits]\nkeepalive_s = 0")
+    monkeypatch.setenv("GATEWAY_LIMITS__TIMEOUT_S", "1")
+    monkeypatch.setenv("GATEWAY_LIMITS", '{"max_waiting": 1}')
+
+    with pytest.raises(SettingsError, match=r"^gateway\.toml: limits\.keepalive_s: "):
+        load_settings()
 
 
 def test_a_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

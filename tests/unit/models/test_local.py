@@ -28,7 +28,7 @@ def test_the_home_folder_is_expanded(weights, tmp_path, monkeypatch):
 
 
 def test_a_path_with_nothing_there_cannot_be_pulled(weights, tmp_path):
-    with pytest.raises(PullError, match=r"nothing that can be read at .*put the weights there"):
+    with pytest.raises(PullError, match=r"there is nothing at .*; put the weights there or correct the source"):
         pull(str(tmp_path / "absent"), weights)
 
 

@@ -86,7 +86,7 @@ def test_a_plugins_own_settings_reach_it(install: Install) -> None:
     ("tables", "told"),
     [
         ({"routing": {"policy": "mien"}}, "routing.policy: 'mien' is not there; did you mean 'mine'?"),
-        ({"routing": {"policy": "far_away"}}, "pip install ai-gateway-far_away"),
+        ({"routing": {"policy": "far_away"}}, "install the package that brings it"),
         ({"supervisor": {"launcher": "mars"}}, "supervisor.launcher: 'mars' is not there; there are gone, local, mine"),
         ({"policies": {"far_away": {}}}, "[policies.far_away]: 'far_away' is not there"),
         ({"launchers": {"far_away": {}}}, "[launchers.far_away]: 'far_away' is not there"),
@@ -193,3 +193,27 @@ def test_an_observer_that_cannot_be_made(install: Install, caplog: pytest.LogCap
 
     assert [type(one) for one in observers] == [LogObserver]
     assert "the observer billing of ai-gateway-mine 1.0 (mine) cannot be made" in caplog.text
+
+
+# --- what is probably not meant
+
+
+@pytest.mark.parametrize("key", ["allow", "deny"])
+def test_a_name_that_no_plugin_has_is_told(install: Install, key: str) -> None:
+    """It would do nothing, silently; names of installed plugins and * are in order."""
+    install("mine", MINE)
+    warnings = build(plugins={"allow": ["mine"], "deny": ["nobody"], key: ["mine", "mime"]}).warnings
+
+    assert f"plugins.{key}: no plugin 'mime' is installed; did you mean 'mine'?" in warnings
+    assert not [line for line in warnings if "'mine' is installed" in line]
+    assert not [line for line in build(plugins={"allow": ["*"], "deny": ["*"]}).warnings if "plugins." in line]
+
+
+def test_without_a_deployment_there_is_a_warning(install: Install) -> None:
+    """Nothing could be served: none installed, or all disabled."""
+    (told,) = build(plugins={"allow": []}).warnings
+    install("mine", MINE)
+
+    assert told.startswith("no deployment is enabled")
+    assert build(plugins={"allow": ["mine"]}).warnings == ()
+    assert build(plugins={"allow": ["mine"]}, deployments={"m@mine": {"enabled": False}}).warnings == (told,)

@@ -305,7 +305,7 @@ def test_a_model_of_ones_own() -> None:
         ("mistrl@a", {}, "a model of your own needs a source; did you mean 'mistral@a'?"),
         ("other@a", {"enabled": True}, "no plugin declares it, and a model of your own needs a source"),
         ("mine@onnx", {"source": "/x"}, "pip install ai-gateway-onnx"),
-        ("mistral@onnx", {}, "backend 'onnx' is not there; there are a, b; is its plugin installed?"),
+        ("mistral@onnx", {}, "backend 'onnx' is not there; pip install ai-gateway-onnx"),
         ("mistral", {}, "a deployment is written \"<model>@<backend>\"; did you mean 'mistral@a'?"),
         ("a b@a", {"source": "/x"}, "ModelSpec: name 'a b' may hold"),
         ("x@a@b", {"source": "/x"}, "ModelSpec: backend 'a@b' must match"),
@@ -331,6 +331,29 @@ def test_a_mistyped_backend_is_not_offered_for_installation() -> None:
         )
 
     assert str(caught.value) == "[backends.lamacpp]: backend 'lamacpp' is not there; did you mean 'llamacpp'?"
+
+
+def test_only_packages_of_this_project_are_offered_for_installation() -> None:
+    """A name that was made up here could be anybody's."""
+    (line,) = mistakes(backends={"vllm": {}})
+
+    assert line == "[backends.vllm]: backend 'vllm' is not there; there are a, b; install the package that brings it"
+
+
+def test_a_plugin_that_is_installed_is_not_offered_for_installation() -> None:
+    """Its reason alone is told."""
+    with pytest.raises(SettingsError) as caught:
+        assemble(
+            backends=backends("a"),
+            models=(),
+            settings=Settings.model_validate({"backends": {"onnx": {}}}),
+            not_loaded={"onnx": "ai-gateway-onnx 1.0 is denied: plugins.deny names it", "b": "is failed"},
+        )
+
+    assert str(caught.value) == (
+        "[backends.onnx]: backend 'onnx' is not there; its plugin is installed but not loaded: "
+        "ai-gateway-onnx 1.0 is denied: plugins.deny names it"
+    )
 
 
 def test_a_model_without_its_backend_is_left_out() -> None:
@@ -393,9 +416,11 @@ def test_a_mistake_is_told_of_the_table_it_stands_in() -> None:
     """Once, however many deployments share the table."""
     models = (model("m@a"), model("n@a"), model("o@a"))
 
-    assert mistakes(*models, backends={"a": {"x": 1}}) == ["[backends.a]: x: there is no such key"]
-    assert mistakes(*models, deployments={"m@a": {"settings": {"x": 1}}}) == [
-        '[deployments."m@a"] settings: x: there is no such key'
+    assert mistakes(*models, backends={"a": {"x": 1}}) == [
+        "[backends.a]: x: there is no such key; keys are device, threads"
+    ]
+    assert mistakes(*models, deployments={"m@a": {"settings": {"thread": 1}}}) == [
+        "[deployments.\"m@a\"] settings: thread: there is no such key; did you mean 'threads'?"
     ]
     assert mistakes(backends={"b": {"threads": "many"}})[0].startswith("[backends.b]: threads: Input should be")
 

@@ -76,4 +76,11 @@ def test_the_log_says_what_happened_and_what_comes_next():
 
 
 def test_absent_weights_come_with_the_command_that_fetches_them():
-    assert "python -m core pull m" in why_absent(DEPLOYMENT.spec)
+    assert "python -m core pull m" in why_absent(replace(DEPLOYMENT.spec, source="hf:o/m"))
+    assert why_absent(DEPLOYMENT.spec) == ""
+
+
+def test_an_absent_file_of_the_operators_is_not_to_be_fetched():
+    told = why_absent(replace(DEPLOYMENT.spec, source="/models/x.gguf"))
+    assert "there is nothing at /models/x.gguf; put the weights there or correct the source" in told
+    assert "pull" not in told

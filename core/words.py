@@ -1,0 +1,91 @@
+"""What people are told about a wrong configuration: the mistake, and what was probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+__all__ = ["closest", "describe", "did_you_mean", "type_at"]
+
+_MOST_LISTED = 12
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that a mistyped one resembles most, None when it resembles none."""
+    return next(iter(get_close_matches(name, sorted(known), n=1)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the closest of the known names, or else a list of them."""
+    names = sorted(known)
+    if close := closest(name, names):
+        return f"did you mean {close!r}?"
+    if not names:
+        return "there are none"
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return f"there are {', '.join(names[:_MOST_LISTED])}{more}"
+
+
+def describe(
+    error: ValidationError, *, model: type[BaseModel], where: str | Callable[[Sequence[str | int]], str]
+) -> str:
+    """Return one line per mistake: where it stands, key, what is wrong.
+
+    ``model`` is what was validated: it knows the keys that could be meant. ``where`` names the file or table,
+    or finds it for a path of keys.
+    """
+    lines = []
+    for mistake in error.errors(include_url=False):
+        path = mistake["loc"]
+        place = where if isinstance(where, str) else where(path)
+        key = ".".join(str(part) for part in path)
+        if mistake["type"] == "extra_forbidden":
+            told = f"there is no such key{_meant(model, path)}"
+        else:
+            told = mistake["msg"].removeprefix("Value error, ")
+            if not isinstance(mistake["input"], Mapping):  # a whole table would bury the message
+                told += f" (got {mistake['input']!r})"
+        lines.append(": ".join(filter(None, (place, key, told))))
+    return "\n".join(lines)
+
+
+def type_at(model: type[BaseModel], path: Sequence[str | int]) -> Any:
+    """Return the type of the value at a path of keys, None where ``model`` does not say."""
+    kind: Any = model
+    for part in path:
+        if _is_model(kind):
+            field = kind.model_fields.get(part)
+            kind = None if field is None else _plain(field.annotation)
+        else:
+            items = get_args(kind)
+            mapping = get_origin(kind) is dict
+            kind = _plain(items[1] if mapping else items[0]) if items else None
+    return kind
+
+
+def _meant(model: type[BaseModel], path: Sequence[str | int]) -> str:
+    table = type_at(model, path[:-1])
+    if not _is_model(table):
+        return ""
+    keys = table.model_fields
+    if close := closest(str(path[-1]), keys):
+        return f"; did you mean {close!r}?"
+    return f"; keys are {', '.join(keys)}" if keys else "; it has no keys"
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _plain(kind: Any) -> Any:
+    """Strip ``Annotated`` and ``| None``."""
+    if get_origin(kind) is Annotated:
+        return _plain(get_args(kind)[0])
+    if get_origin(kind) in {Union, UnionType}:
+        options = [one for one in get_args(kind) if one is not NoneType]
+        return _plain(options[0]) if len(options) == 1 else None
+    return kind
