@@ -9,7 +9,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-_END_OF_CHUNKS = b"0\r\n\r\n"
+_END_OF_CHUNKS = b"\r\n0\r\n\r\n"
 
 
 def http_request(path: str, body: bytes, host: str = "bench") -> bytes:
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
         whole = (
             len(waiting.buffer) - body_at >= waiting.length
             if waiting.length is not None
-            else waiting.buffer.endswith(_END_OF_CHUNKS)
+            else waiting.buffer.endswith(_END_OF_CHUNKS) and len(waiting.buffer) > body_at
         )
         if whole:
             now_s = time.perf_counter()
