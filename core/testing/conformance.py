@@ -12,14 +12,16 @@ from core.testing.suites.text import TextSuite
 __all__ = ["EngineConformance"]
 
 
-class EngineConformance(DeclarationSuite, TextSuite, FormatSuite, EmbeddingSuite, CancelSuite, ProcessSuite):
+# pytest runs the tests of the last base first: the quick and simple rules, then what needs processes.
+class EngineConformance(ProcessSuite, CancelSuite, EmbeddingSuite, FormatSuite, TextSuite, DeclarationSuite):
     """Inherit it, set two attributes, run pytest::
 
         class TestEcho(EngineConformance):
             backend = gateway_backends()[0]
             model = gateway_models()[0]
 
-    Tests that the backend's capabilities or the model's tasks rule out are skipped, each with its reason.
+    Tests that the backend's capabilities or the model's tasks rule out are skipped, each with its reason,
+    which ``pytest -rs`` shows.
     See `core.testing.suites.base.Suite` for the attributes that may be set besides. Needs the packages of
     ``ai-gateway[test]``.
     """

@@ -53,7 +53,9 @@ class LoadedEngine:
         loop = asyncio.get_running_loop()
         until = loop.time() + within_s
         while self.engine.load_now().running:
-            assert loop.time() < until, f"still at work after {within_s} s: {self.engine.load_now()}"
+            assert loop.time() < until, (
+                f"a cancelled stream must leave the engine idle within {within_s} s: {self.engine.load_now()}"
+            )
             await asyncio.sleep(0.005)
 
 

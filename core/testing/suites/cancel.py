@@ -21,7 +21,7 @@ class CancelSuite(Suite):
         events = loaded.engine.stream(loaded.filled(self.text_request(STORY, max_tokens=400)))
         for _ in range(3):
             await anext(events)
-        assert loaded.engine.load_now().running == 1
+        assert loaded.engine.load_now().running == 1, "Load.running must be 1 while one choice runs"
         await events.aclose()
         await loaded.idle(within_s=_IDLE_WITHIN_S)
         await self._serves_again(loaded)
@@ -60,4 +60,4 @@ class CancelSuite(Suite):
 
     async def _serves_again(self, loaded: LoadedEngine) -> None:
         answer = await loaded.ask(self.text_request(STORY, max_tokens=3))
-        assert answer.usage.completion_tokens == 3
+        assert answer.usage.completion_tokens == 3, "after a cancel the next request must be served as ever"

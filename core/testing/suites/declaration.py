@@ -36,10 +36,10 @@ class DeclarationSuite(Suite):
     async def test_settings_can_be_shown(self) -> None:
         """The settings model renders as a JSON schema, every key says what it is, and defaults suffice."""
         schema = self.backend.settings.model_json_schema()
-        assert json.loads(json.dumps(schema)) == schema
+        assert json.loads(json.dumps(schema)) == schema, "the settings' JSON schema must survive JSON"
         silent = [key for key, field in schema.get("properties", {}).items() if not field.get("description")]
         assert not silent, f"settings without a description: {silent}"
-        assert self.backend.settings(**self.settings)
+        assert self.backend.settings(**self.settings), "the settings must be valid without any key of the operator"
 
     async def test_import_pulls_in_no_runtime(self) -> None:
         """Importing what the plugin declares imports neither its engine nor any runtime."""
@@ -54,5 +54,8 @@ class DeclarationSuite(Suite):
         )
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
         output, _ = await process.communicate()
-        assert process.returncode == 0
-        assert output.decode().strip() == "[]"
+        assert process.returncode == 0, f"{plugins} cannot be imported"
+        found = output.decode().strip()
+        assert found == "[]", (
+            f"importing the plugin's declarations must not import {found}: name the engine as a string"
+        )

@@ -48,7 +48,7 @@ class FormatSuite(Suite):
         answer = await loaded.ask(request)
         if answer.reasons[0] == "length":
             pytest.skip("the model found no end of its object; a cut one cannot be parsed")
-        assert isinstance(json.loads(answer.text), dict)
+        assert isinstance(json.loads(answer.text), dict), f"json_object must give one JSON object: {answer.text!r}"
 
     async def test_json_schema(self, loaded: LoadedEngine) -> None:
         """The text is valid for the schema."""
@@ -56,7 +56,7 @@ class FormatSuite(Suite):
         self.need_task("chat")
         form = ResponseFormat(kind="json_schema", name="weather", schema=json.dumps(_SCHEMA), strict=True)
         answer = await loaded.ask(chat(_ASK, sampling=_GREEDY, response_format=form))
-        assert answer.reasons == {0: "stop"}
+        assert answer.reasons == {0: "stop"}, f"JSON that is whole ends with the reason stop: {answer.reasons}"
         _validate(answer.text, _SCHEMA)
 
     async def test_required_tool(self, loaded: LoadedEngine) -> None:
@@ -89,7 +89,7 @@ class FormatSuite(Suite):
                 parallel_tool_calls=False,
             )
         )
-        assert len(answer.calls[0]) == 1
+        assert len(answer.calls[0]) == 1, f"without parallel calls there must be one: {dict(answer.calls[0])}"
 
     async def test_no_tool_when_none_may_be_called(self, loaded: LoadedEngine) -> None:
         """``none`` gives text, whatever tools there are."""
@@ -97,39 +97,41 @@ class FormatSuite(Suite):
         self.need_task("chat")
         choice = ToolChoice(mode="none")
         answer = await loaded.ask(chat(STORY, sampling=_GREEDY, tools=(_WEATHER,), tool_choice=choice))
-        assert not answer.calls
-        assert answer.text.strip()
+        assert not answer.calls, "tool_choice none forbids calls"
+        assert answer.text.strip(), "tool_choice none must give text"
 
     async def test_logprobs(self, loaded: LoadedEngine) -> None:
         """One entry per token, whose texts make the text; the most likely ones best first."""
         self.need("logprobs")
         answer = await loaded.ask(self.text_request("Tell a short story.", max_tokens=8, logprobs=2))
         entries = answer.logprobs[0]
-        assert len(entries) == answer.tokens[0]
+        assert len(entries) == answer.tokens[0], "every token needs one entry of logprobs"
         spelt = b"".join(entry.token.encode() if entry.utf8 is None else entry.utf8 for entry in entries)
-        assert spelt.decode(errors="ignore").strip() == answer.text.strip()
+        assert spelt.decode(errors="ignore").strip() == answer.text.strip(), (
+            "the tokens of the logprobs, put together, must be the text"
+        )
         for entry in entries:
             chances = [other.logprob for other in entry.top]
-            assert len(chances) == 2
-            assert chances == sorted(chances, reverse=True)
-            assert entry.logprob <= 1e-3
-            assert entry.logprob <= chances[0] + 1e-3
+            assert len(chances) == 2, f"logprobs=2 asks for the two most likely tokens: {entry}"
+            assert chances == sorted(chances, reverse=True), f"the most likely token comes first: {entry}"
+            assert entry.logprob <= 1e-3, f"a log probability is not above 0: {entry}"
+            assert entry.logprob <= chances[0] + 1e-3, f"no token is likelier than the most likely: {entry}"
 
     async def test_no_logprobs_unless_asked(self, loaded: LoadedEngine) -> None:
         """They cost time and bytes."""
         answer = await loaded.ask(self.text_request(STORY, max_tokens=4))
-        assert not answer.logprobs[0]
+        assert not answer.logprobs[0], "nobody asked for logprobs"
 
 
 def _check_calls(answer: Answer, allowed: set[str]) -> None:
     schemas = {tool.name: json.loads(tool.parameters) for tool in (_WEATHER, _TIME)}
     calls = list(answer.calls[0].values())
-    assert calls
-    assert answer.reasons == {0: "tool_calls"}
-    assert not answer.text.strip()
-    assert len({call.id for call in calls} - {None}) == len(calls)
+    assert calls, f"a forced tool must be called; there was only text: {answer.text!r}"
+    assert answer.reasons == {0: "tool_calls"}, f"calls end with the reason tool_calls: {answer.reasons}"
+    assert not answer.text.strip(), f"a forced call comes without text: {answer.text!r}"
+    assert len({call.id for call in calls} - {None}) == len(calls), f"every call needs an id of its own: {calls}"
     for call in calls:
-        assert call.name in allowed
+        assert call.name in allowed, f"only {sorted(allowed)} may be called: {call}"
         _validate(call.arguments, schemas[str(call.name)])
 
 

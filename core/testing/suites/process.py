@@ -46,12 +46,17 @@ class ProcessSuite(Suite):
         async with contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(replica.connected()) for _ in range(slots + 3)]
             answers = await asyncio.gather(*(client.submit(request) for client in clients[:-1]))
-            assert all(isinstance(answer, Accepted) for answer in answers), answers
+            assert all(isinstance(answer, Accepted) for answer in answers), (
+                f"{slots} slots and a queue of 2 must take {slots + 2} requests: {answers}"
+            )
             rejected = await clients[-1].submit(request)
-            assert isinstance(rejected, Rejected)
-            assert rejected.reason == "busy"
-            assert rejected.retry_after_s > 0
-            assert (rejected.load.running, rejected.load.waiting) == (slots, 2)
+            assert isinstance(rejected, Rejected), f"with full slots and a full queue the next is rejected: {rejected}"
+            assert rejected.reason == "busy", f"the reason must be busy: {rejected}"
+            assert rejected.retry_after_s > 0, f"it must say when to try again: {rejected}"
+            assert (rejected.load.running, rejected.load.waiting) == (slots, 2), (
+                f"the load must show {slots} running (of EngineInfo.slots; does one request end too soon?) "
+                f"and 2 waiting: {rejected.load}"
+            )
         await replica.until(lambda status: status.load.running + status.load.waiting == 0, timeout_s=5.0)
         await self._serves(replica)
 
@@ -60,7 +65,7 @@ class ProcessSuite(Suite):
         async with replica.connected() as client:
             for request in self._junk():
                 last = (await client.ask(request, timeout_s=30.0))[-1]
-                assert isinstance(last, Done | Failed | Rejected), request
+                assert isinstance(last, Done | Failed | Rejected), f"an odd request got no ending: {request}"
         await self._serves(replica)
 
     async def test_sigterm_drains(self, weights_path: Path | None) -> None:
@@ -77,31 +82,36 @@ class ProcessSuite(Suite):
                 if status.draining:
                     break
             refused = await late.submit(self.text_request(STORY))
-            assert isinstance(refused, Rejected)
-            assert refused.reason == "draining"
-            assert isinstance([frame async for frame in client.frames()][-1], Done)
-            assert await replica.wait() == 0
+            assert isinstance(refused, Rejected), f"a draining replica takes nothing new: {refused}"
+            assert refused.reason == "draining", f"the reason must be draining: {refused}"
+            last = [frame async for frame in client.frames()][-1]
+            assert isinstance(last, Done), f"a stream that runs at SIGTERM must end as it should: {last}"
+            code = await replica.wait()
+            assert code == 0, f"after SIGTERM the process must exit with 0, not {code}:\n{replica.log}"
 
     async def test_end_of_stdin_ends_the_process(self, weights_path: Path | None) -> None:
         """A replica whose supervisor died drains and leaves."""
         async with self._started(weights_path) as replica, replica.connected() as client:
             await self._begin(client)
             replica.close_stdin()
-            assert isinstance([frame async for frame in client.frames()][-1], Done)
-            assert await replica.wait() == 0
+            last = [frame async for frame in client.frames()][-1]
+            assert isinstance(last, Done), f"a stream that runs when the supervisor dies must end as it should: {last}"
+            code = await replica.wait()
+            assert code == 0, f"when the supervisor dies the process must exit with 0, not {code}:\n{replica.log}"
 
     # --- helpers
 
     async def _begin(self, client: ReplicaClient) -> None:
         """Submit and wait for the first text, so that the request is surely running."""
-        assert isinstance(await client.submit(self.text_request(STORY, max_tokens=48)), Accepted)
+        answer = await client.submit(self.text_request(STORY, max_tokens=48))
+        assert isinstance(answer, Accepted), f"an idle replica must accept: {answer}"
         while not isinstance(await client.receive(), TextDelta):
             pass
 
     async def _serves(self, replica: Replica) -> None:
         async with asyncio.timeout(120.0), replica.connected() as client:
             frames = await client.ask(self.text_request(STORY, max_tokens=3))
-            assert isinstance(frames[-1], Done)
+            assert isinstance(frames[-1], Done), f"the next ordinary request must be served: {frames[-1]}"
 
     def _junk(self) -> list[EngineRequest]:
         odd = [

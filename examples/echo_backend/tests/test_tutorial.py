@@ -1,14 +1,21 @@
-"""The backend that README.md teaches holds to the contract, as it stands there."""
+"""The backend that README.md teaches holds to the contract, and the commands of the page exist."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from core import cli
+
 README = Path(__file__).parents[1] / "README.md"
+COMMANDS = re.findall(r"^\$ python -m core (.+)$", README.read_text(), flags=re.MULTILINE)
 
 
 def test_the_tutorials_backend_passes_the_kit(tmp_path: Path) -> None:
@@ -47,3 +54,13 @@ def test_the_tutorials_backend_passes_the_kit(tmp_path: Path) -> None:
     )
     assert tests.returncode == 0, tests.stdout
     assert " passed" in tests.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_page_exist(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is understood; what is said goes to a model that the page is about."""
+    said: list[argparse.Namespace] = []
+    monkeypatch.setattr("core.cli.chat.chat", lambda arguments: said.append(arguments) or 0)
+
+    assert cli.main(shlex.split(command, comments=True)) == 0
+    assert [arguments.model in {"echo", "loud"} for arguments in said] == [True] * command.startswith("chat")

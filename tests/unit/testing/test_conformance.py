@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
@@ -144,6 +145,14 @@ class StandsStill(Sabotaged):
         return Load(running=self._running, steps=1)
 
 
+class BlocksTheLoop(Sabotaged):
+    """Each step is short, but nobody else gets a turn between them."""
+
+    def change(self, event, request):
+        time.sleep(0.01)
+        return event
+
+
 class MixesUp(Sabotaged):
     """Everybody gets the words of who came last."""
 
@@ -227,6 +236,7 @@ CASES: list[tuple[type[Sabotaged], str]] = [
     (SwallowsTheEcho, "test_echo_begins_with_the_prompt"),
     (TruncatesPrompts, "test_too_long_a_prompt_is_the_requests_fault"),
     (StandsStill, "test_steps_move_while_it_works"),
+    (BlocksTheLoop, "test_the_loop_stays_free"),
     (MixesUp, "test_full_slots_do_not_mix"),
     (WorksOnAfterCancel, "test_cancel_while_decoding"),
     (WorksOnAfterCancel, "test_cancel_during_prefill"),
