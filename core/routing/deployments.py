@@ -181,10 +181,12 @@ class _Builder:
         try:
             return backend.settings.model_validate(common | own)
         except ValidationError as error:
-            wrong = {str(mistake["loc"][0]) for mistake in error.errors() if mistake["loc"]}
-            tables = [f"[backends.{backend.name}]"] if wrong - own.keys() or not wrong else []
-            tables += [f"{where} settings"] if wrong & own.keys() else []
-            self.mistakes += describe(error, model=backend.settings, where=" and ".join(tables)).splitlines()
+            told = describe(
+                error,
+                model=backend.settings,
+                where=lambda path: f"{where} settings" if path and path[0] in own else f"[backends.{backend.name}]",
+            )
+            self.mistakes += told.splitlines()
             return backend.settings.model_construct()  # so that an alias that names the deployment is no mistake too
 
 

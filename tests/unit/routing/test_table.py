@@ -422,6 +422,10 @@ def test_a_mistake_is_told_of_the_table_it_stands_in() -> None:
     assert mistakes(*models, deployments={"m@a": {"settings": {"thread": 1}}}) == [
         "[deployments.\"m@a\"] settings: thread: there is no such key; did you mean 'threads'?"
     ]
+    assert mistakes(model("m@a"), backends={"a": {"x": 1}}, deployments={"m@a": {"settings": {"y": 1}}}) == [
+        "[backends.a]: x: there is no such key; keys are device, threads",
+        '[deployments."m@a"] settings: y: there is no such key; keys are device, threads',
+    ]
     assert mistakes(backends={"b": {"threads": "many"}})[0].startswith("[backends.b]: threads: Input should be")
 
 
