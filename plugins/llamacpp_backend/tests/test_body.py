@@ -90,3 +90,10 @@ def test_arguments_that_are_not_json_are_refused() -> None:
 def test_a_result_that_comes_first() -> None:
     """A conversation may begin anywhere."""
     assert _body(_message("tool", "42", tool_call_id="a"))["messages"][0]["role"] == "user"
+
+
+def test_a_greedy_draw_sorts_nothing() -> None:
+    """llama.cpp would rank the whole vocabulary for top_p before it takes the first."""
+    body = sampling_body(Sampling(temperature=0.0, top_p=0.9, top_k=0, min_p=0.05), 0, 1024)
+
+    assert (body["top_k"], body["top_p"], body["min_p"]) == (1, 1.0, 0.0)
