@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 
 import msgspec
+from pydantic_core import from_json
 
 from core.api import (
     EngineError,
@@ -22,6 +23,8 @@ from llamacpp_backend.stops import StopMatcher
 from llamacpp_backend.tools import CallParser
 
 __all__ = ["Choice"]
+
+_NOT_YET_A_VALUE = "EOF"  # how the JSON parser says that the text ended before it could begin a value
 
 
 class Choice:
@@ -132,19 +135,26 @@ class Choice:
             if self._json is not None:
                 self._json.append(held)
             yield TextDelta(choice=self._index, text=held, tokens=tokens, logprobs=logprobs)
+        self._check_json(reason)
         if reason != "length":
-            self._check_json()
             reason = "tool_calls" if self._called else "stop"
         self.finished = True
         yield Finished(choice=self._index, reason=reason)
 
-    def _check_json(self) -> None:
+    def _check_json(self, reason: FinishReason) -> None:
+        """Notice a grammar that llama.cpp dropped without a word, as it does with one that is too large for it."""
         if self._json is None or self._called:
             return
+        text = "".join(self._json)
         try:
-            msgspec.json.decode("".join(self._json))
-        except msgspec.DecodeError as error:
-            msg = "the model left the grammar that binds its answer"
+            if reason == "length":
+                from_json(text, allow_partial="trailing-strings")
+            else:
+                msgspec.json.decode(text)
+        except (ValueError, msgspec.DecodeError) as error:
+            if reason == "length" and str(error).startswith(_NOT_YET_A_VALUE):
+                return
+            msg = "the model left the grammar that binds its answer; is the schema too large?"
             raise EngineError(msg) from error
 
     def _take(self) -> tuple[int, tuple[TokenLogprob, ...]]:

@@ -117,6 +117,19 @@ def test_an_answer_that_left_its_grammar_is_no_clean_end() -> None:
         _read(Choice(0, bound_to_json=True), *_words("Hello"), Chunk(ended="stop"))
 
 
+@pytest.mark.parametrize("text", ["", "-", " ", '{"a": "x', "[1, 2", '{"a": tru', '{"a": "\\u12'])
+def test_an_answer_cut_off_within_its_grammar_is_a_clean_end(text: str) -> None:
+    """By max_tokens, anywhere."""
+    assert _read(Choice(0, bound_to_json=True), *_words(text), Chunk(ended="length"))[-1] == Finished(reason="length")
+
+
+@pytest.mark.parametrize("text", ["I'm glad", "{Your Name}", "Sure: {"])
+def test_an_answer_cut_off_outside_its_grammar_is_not(text: str) -> None:
+    """llama.cpp drops a grammar that is too large for it without a word."""
+    with pytest.raises(EngineError):
+        _read(Choice(0, bound_to_json=True), *_words(text), Chunk(ended="length"))
+
+
 def test_errors_inside_a_stream() -> None:
     """Never an end."""
     event = b'{"error":{"code":%d,"message":"no","type":"%s"}}'
