@@ -13,6 +13,7 @@ import msgspec
 from llguidance import LLMatcher, LLTokenizer
 
 from core.api import RequestError, ResponseFormat, Tool, ToolChoice
+from llamacpp_backend.schema_size import check_size
 from llamacpp_backend.tools import CLOSE, OPEN, call_head
 
 __all__ = ["answer_grammar", "tool_grammar"]
@@ -51,8 +52,9 @@ def tool_grammar(tools: Sequence[Tool], choice: ToolChoice, form: ResponseFormat
     more = f"({_literal(OPEN)} call)*" if parallel else ""
     rules = {"call": " | ".join(f"call_{index}" for index in range(len(tools)))}
     for index, tool in enumerate(tools):
-        arguments = _json(tool.parameters, lenient=not tool.strict)
-        _checked({"start": arguments}, param=f"tools[{index}].function.parameters")
+        param = f"tools[{index}].function.parameters"
+        arguments = _json(tool.parameters, param=param, lenient=not tool.strict)
+        _checked({"start": arguments}, param=param)
         rules[f"call_{index}"] = f"{_literal(call_head(tool.name))} arguments_{index} {_literal(CLOSE)}"
         rules[f"arguments_{index}"] = arguments
     if choice.mode != "auto":
@@ -69,13 +71,14 @@ def tool_grammar(tools: Sequence[Tool], choice: ToolChoice, form: ResponseFormat
 
 
 def _answer(form: ResponseFormat) -> str:
-    answer = _json(form.schema or _ANY_OBJECT, lenient=False)
+    answer = _json(form.schema or _ANY_OBJECT, param="response_format", lenient=False)
     _checked({"start": answer}, param="response_format")
     return answer
 
 
-def _json(schema: str, *, lenient: bool) -> str:
+def _json(schema: str, *, param: str, lenient: bool) -> str:
     parsed = msgspec.json.decode(schema)
+    check_size(parsed, param=param)
     if isinstance(parsed, dict):
         parsed["x-guidance"] = _LAYOUT | ({"lenient": True} if lenient else {})
     return f"%json {msgspec.json.encode(parsed).decode()}"
