@@ -14,6 +14,7 @@ import gc
 import importlib
 import io
 import logging
+import math
 import os
 import signal
 import sys
@@ -32,6 +33,7 @@ _log = logging.getLogger("core.engine")
 
 _LOAD_FAILED, _UNUSABLE_CONFIGURATION, _LOAD_FAILED_FOR_GOOD = 1, 2, 3
 
+_SAME_ORDER_S = 1.0
 _CLOSE_S = 3.0
 """How long an engine may take to give back what it holds."""
 _GRACE_S = 1.0
@@ -77,7 +79,15 @@ async def _replica(config: ReplicaConfig, stdin: io.FileIO) -> int:
         engine = await asyncio.to_thread(make_engine, config)
         host.ready(engine, await engine.load())
 
+    told_s = -math.inf
+
     def terminate() -> None:
+        nonlocal told_s
+        # A service manager tells every process of a service, and the supervisor tells its own: that is one order.
+        again = loop.time() - told_s < _SAME_ORDER_S
+        told_s = loop.time()
+        if again:
+            return
         drain_s = 0.0 if host.draining else config.drain_timeout_s
         _exit_within(drain_s + _CLOSE_S)
         host.drain(drain_s)

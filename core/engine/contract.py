@@ -16,8 +16,6 @@ from core.engine.admission import count_endings
 
 __all__ = ["ContractError", "StreamCheck"]
 
-_DELTAS = frozenset((TextDelta, ReasoningDelta, ToolCallDelta))
-
 
 class ContractError(Exception):
     """The engine broke the contract of `core.api.protocols.Engine.stream`; the message says how."""
@@ -40,7 +38,12 @@ class StreamCheck:
         if self._usage_seen:
             msg = f"the engine sent {kind.__name__} after Usage"
             raise ContractError(msg)
-        if kind in _DELTAS:
+        if isinstance(event, TextDelta | ReasoningDelta | ToolCallDelta):
+            if event.choice not in self._open:
+                msg = (
+                    f"the engine sent {kind.__name__} of choice {event.choice}, which is finished or was not asked for"
+                )
+                raise ContractError(msg)
             return
         if isinstance(event, Finished | Embedding):
             ending = event.choice if isinstance(event, Finished) else event.index
@@ -50,8 +53,11 @@ class StreamCheck:
             self._open.remove(ending)
         elif isinstance(event, Usage):
             self._usage_seen = True
+            if min(event.prompt_tokens, event.completion_tokens, event.cached_tokens, event.reasoning_tokens) < 0:
+                msg = "the engine sent a Usage with a negative count"
+                raise ContractError(msg)
         else:
-            msg = f"the engine sent {kind.__name__}, which is no event"
+            msg = f"the engine sent {kind.__name__}, which is no event"  # type: ignore[unreachable]  # plugins err
             raise ContractError(msg)
 
     def end(self) -> None:

@@ -97,8 +97,10 @@ class Answer:
 
     def _events(self, frames: list[FromReplica]) -> list[EngineEvent]:
         """Return the events among the frames; note loads, release the connection at the end."""
-        last = frames[-1]
-        if isinstance(last, Done | Failed | Rejected):
+        if isinstance(frames[0], Accepted):
+            self.replica.load = frames[0].load
+            del frames[0]
+        if frames and isinstance(last := frames[-1], Done | Failed | Rejected):
             self.replica.load = last.load
             frames.pop()
             stream, self._stream = self._stream, None
@@ -106,9 +108,6 @@ class Answer:
                 self._fleet.release(self.replica, stream)
             if not isinstance(last, Done):
                 raise _refusal(self.replica, last)
-        if frames and isinstance(frames[0], Accepted):
-            self.replica.load = frames[0].load
-            del frames[0]
         return cast("list[EngineEvent]", frames)
 
 

@@ -33,6 +33,8 @@ _log = logging.getLogger("gateway.fleet")
 _MOST_IDLE_CONNECTIONS = 32
 _RECONNECT_S = 0.1
 _HELLO_TIMEOUT_S = 5.0
+# The supervisor sends a snapshot every second; one that is silent this long is stopped or hung.
+_SILENCE_S = 10.0
 
 ReplicaStream = FrameStream[FromReplica]
 
@@ -218,7 +220,8 @@ class Fleet:
             control.send(ControlHello(protocol=PROTOCOL, fingerprint=self.table.fingerprint, pid=os.getpid()))
             self._control = control
             while True:
-                snapshot = (await control.receive())[-1]
+                async with asyncio.timeout(_SILENCE_S):  # TimeoutError is an OSError
+                    snapshot = (await control.receive())[-1]
                 self.connected = True
                 self.update(snapshot)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from sanic import HTTPResponse, Request
@@ -30,6 +31,7 @@ async def list_models(request: Request) -> HTTPResponse:
 async def show_model(request: Request, name: str) -> HTTPResponse:
     """``GET /v1/models/{id}``; names may hold slashes, and a deployment may be asked for too."""
     gateway = gateway_of(request)
+    name = unquote(name)  # Sanic leaves the names of path parameters as they came
     if name not in gateway.table.models and name not in gateway.table.aliases and name not in gateway.table.deployments:
         raise GatewayError.model_not_found(name)
     return _json(_entry(gateway, name))

@@ -175,7 +175,9 @@ def _reported(replica: Replica, process: Process, status: Status, now_s: float, 
             process = replace(process, ready_s=now_s, progress_s=now_s, active_s=now_s)
             return replace(replica, process=process, state="ready", reason=""), ()
     elif replica.state == "ready" and status.draining:
-        return _drain(replica, process, "it was told to end by somebody else", now_s, timing)
+        # It drains already; a second SIGTERM would cut what it still runs.
+        draining, _ = _drain(replica, process, "it was told to end by somebody else", now_s, timing)
+        return draining, ()
     return replica, ()
 
 

@@ -36,6 +36,10 @@ def test_an_unknown_url_is_404_in_openais_shape(gateway) -> None:
     assert (response.status_code, error_of(response)["code"]) == (404, "unknown_url")
 
 
+def test_a_model_may_be_named_in_percent_code(gateway) -> None:
+    assert httpx.get(f"{gateway.url}/v1/models/echo%40echo").json()["id"] == "echo@echo"
+
+
 def test_a_wrong_method_is_405(gateway) -> None:
     response = httpx.get(f"{gateway.url}/v1/chat/completions")
 

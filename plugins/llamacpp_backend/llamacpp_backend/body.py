@@ -17,6 +17,7 @@ __all__ = ["TemplateCaps", "chat_body", "sampling_body"]
 _SEEDS = 2**32 - 1
 _ID_ALPHABET = string.digits + string.ascii_letters
 _ID_LENGTH = 9
+_GREEDY_BELOW = 1e-6  # llama.cpp divides by the temperature in float32: near 1e-38 that gives random tokens
 
 Body = dict[str, Any]
 
@@ -44,9 +45,9 @@ def sampling_body(sampling: Sampling, choice: int, context_tokens: int) -> Body:
         "stream": True,
         "timings_per_token": True,
     }
-    if sampling.temperature == 0:
+    if (sampling.temperature or 0.0) < _GREEDY_BELOW:
         # The likeliest token whatever else is asked; sorting the whole vocabulary for top_p costs 1 ms a token.
-        body |= {"top_k": 1, "top_p": 1.0, "min_p": 0.0}
+        body |= {"temperature": 0.0, "top_k": 1, "top_p": 1.0, "min_p": 0.0}
     if sampling.seed is not None:
         body["seed"] = (sampling.seed + choice) % _SEEDS
     if sampling.logit_bias:

@@ -42,6 +42,10 @@ def test_embeddings_end_by_their_vectors() -> None:
         ((*END, TextDelta(text="late")), "TextDelta after Usage"),
         ((*END, Usage()), "Usage after Usage"),
         (("text",), "str, which is no event"),
+        ((TextDelta(choice=2, text="a"),), "TextDelta of choice 2"),
+        ((TextDelta(choice=-1, text="a"),), "TextDelta of choice -1"),
+        ((END[0], TextDelta(choice=1, text="late")), "TextDelta of choice 1"),
+        ((END[0], END[1], Usage(completion_tokens=-1)), "negative"),
     ],
 )
 def test_a_wrong_stream_is_named(events: tuple[EngineEvent, ...], complaint: str) -> None:

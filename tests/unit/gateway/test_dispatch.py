@@ -84,6 +84,24 @@ async def test_an_answer_streams_and_its_connection_is_pooled(lab: Lab) -> None:
     assert replica.load.steps == 7
 
 
+async def test_the_last_load_told_is_the_one_that_counts(lab: Lab) -> None:
+    """Also when all of an answer arrives at once."""
+
+    async def at_once(stream: FrameStream[Any], _submit: Submit) -> None:
+        stream.send(Accepted(load=Load(running=1, steps=1)))
+        stream.send(TextDelta(text="x"))
+        stream.send(Finished())
+        stream.send(Usage())
+        stream.send(Done(load=Load(running=0, steps=2)))
+
+    lab.deployment("m@b")
+    await lab.replica("m@b", at_once)
+    await lab.search(["m@b"]).whole_answer()
+    (replica,) = lab.fleet.ready("m@b").values()
+
+    assert replica.load == Load(running=0, steps=2)
+
+
 async def test_the_better_tier_is_asked_first(lab: Lab) -> None:
     for name in ("low@b", "high@b"):
         lab.deployment(name)
