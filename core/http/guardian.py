@@ -49,6 +49,7 @@ class Guardian:
         self._run_dir = run_dir
         self._stopping = threading.Event()
         self._buried: set[int] = set()
+        self._shutting_down_s = 0.0
         self._supervisor = self._start_supervisor()
         self._thread = threading.Thread(target=self._watch, name="guardian", daemon=True)
         self._thread.start()
@@ -107,6 +108,7 @@ class Guardian:
     def _restart_dead_workers(self) -> None:
         manager = self._app.manager
         if manager._shutting_down:  # noqa: SLF001 - Sanic has no public word for it
+            self._kill_late_workers()
             return
         for worker in list(manager.transient.values()):
             for process in list(worker.processes):
@@ -120,6 +122,18 @@ class Guardian:
                 multiprocess.mark_process_dead(pid, str(self._run_dir / "metrics"))  # type: ignore[no-untyped-call]
                 # The manager's own loop does the restart, in its own thread.
                 manager.monitor_publisher.send(f"{process.name}:")
+
+    def _kill_late_workers(self) -> None:
+        """End a worker that outlasts the drain: its loop is blocked, and Sanic would wait for it for ever."""
+        now_s = time.monotonic()
+        self._shutting_down_s = self._shutting_down_s or now_s
+        table = self._settings.supervisor
+        if now_s - self._shutting_down_s < table.drain_timeout_s + table.kill_after_s:
+            return
+        for process in self._app.manager.processes:
+            if process.is_alive():
+                _log.error("HTTP worker %s (pid %s) did not end in time; killing it", process.name, process.pid)
+                os.kill(process.pid, signal.SIGKILL)
 
 
 def _wait_for_ack(manager: WorkerManager) -> None:

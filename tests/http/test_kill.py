@@ -170,6 +170,18 @@ def run_dirs() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob("ai-gateway-*"))
 
 
+def test_a_worker_that_does_not_answer_cannot_keep_the_gateway_alive(start, eventually) -> None:
+    """drain_timeout_s is 5 and kill_after_s 1."""
+    with start("") as gateway:
+        eventually(lambda: gateway.health()["status"] == "healthy")
+        eventually(lambda: "Worker ready" in gateway.log.read_text())
+        (worker,) = gateway.http_workers()
+        worker.suspend()
+        gateway.process.send_signal(signal.SIGTERM)
+
+        gateway.process.wait(15)
+
+
 def test_a_single_process_leaves_its_port_to_nobody(start, eventually) -> None:
     """Sanic makes its listening socket inheritable; a replica that still drains must not hold it."""
     with start("", "--single-process") as gateway:
