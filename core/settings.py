@@ -95,7 +95,7 @@ class LimitsTable(_Table):
         600.0, description="a request's whole time; the header x-request-timeout-s may lower it"
     )
     first_token_timeout_s: PositiveFloat = Field(
-        300.0, description="time to the first event of an answer, queueing and loading included"
+        300.0, description="time to the first event of a streamed answer, queueing and loading included"
     )
     keepalive_s: PositiveFloat = Field(10.0, description="silence on a stream after which a comment is sent")
     max_waiting: NonNegativeInt = Field(
