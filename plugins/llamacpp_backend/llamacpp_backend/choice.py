@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 
 import msgspec
+from decoding.stops import StopMatcher
 from pydantic_core import from_json
 
 from core.api import (
@@ -19,7 +20,6 @@ from core.api import (
     ToolCallDelta,
 )
 from llamacpp_backend.chunks import CallPiece, Chunk, Counts
-from llamacpp_backend.stops import StopMatcher
 from llamacpp_backend.tools import CallParser
 
 __all__ = ["Choice"]

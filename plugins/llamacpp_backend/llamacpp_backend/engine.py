@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import psutil
+from decoding.merge import merge
+from decoding.vectors import pack
 
 from core.api import (
     ChatRequest,
@@ -32,11 +34,9 @@ from llamacpp_backend.client import LlamaClient
 from llamacpp_backend.device import choose_device
 from llamacpp_backend.failures import context_exceeded
 from llamacpp_backend.grammar import answer_grammar, tool_grammar
-from llamacpp_backend.merge import merge
 from llamacpp_backend.served import ServedModel
 from llamacpp_backend.server import ServerPlan, free_gpu_bytes, offered_devices, runtime_details, start_server
 from llamacpp_backend.settings import LlamaCppSettings
-from llamacpp_backend.vectors import pack
 
 __all__ = ["LlamaCppEngine"]
 

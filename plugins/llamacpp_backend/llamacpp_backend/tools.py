@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
+from decoding.stops import held_back
 
 from core.api import EngineError, Message, Tool, ToolCall, ToolChoice
 from llamacpp_backend.chunks import CallPiece
-from llamacpp_backend.stops import held_back
 
 __all__ = ["CLOSE", "OPEN", "CallParser", "JsonScanner", "call_head", "call_text", "result_text", "tool_prompt"]
 

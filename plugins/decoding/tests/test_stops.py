@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from decoding.stops import StopMatcher, held_back
 from hypothesis import given
 from hypothesis import strategies as st
-from llamacpp_backend.stops import StopMatcher, held_back
 
 _TEXT = st.text("abc", max_size=12)
 
