@@ -6,7 +6,7 @@ is asked and answers), `protocols` (what run-time objects must do), `errors` (wh
 
 from __future__ import annotations
 
-from core.api.errors import EngineError, EngineLoadError, RequestError, SpecError
+from core.api.errors import EngineBrokenError, EngineError, EngineLoadError, RequestError, SpecError
 from core.api.hooks import hookimpl
 from core.api.messages import (
     ChatRequest,
@@ -73,6 +73,7 @@ __all__ = [
     "Embedding",
     "EmbeddingsRequest",
     "Engine",
+    "EngineBrokenError",
     "EngineContext",
     "EngineError",
     "EngineEvent",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["EngineError", "EngineLoadError", "RequestError", "SpecError"]
+__all__ = ["EngineBrokenError", "EngineError", "EngineLoadError", "RequestError", "SpecError"]
 
 
 class SpecError(ValueError):
@@ -24,6 +24,13 @@ class EngineLoadError(RuntimeError):
 
 class EngineError(RuntimeError):
     """The engine failed while it served one request; the request may be tried elsewhere."""
+
+
+class EngineBrokenError(EngineError):
+    """The engine can serve nothing any more: its device is lost, or what it keeps cannot be trusted.
+
+    The host ends the replica, and the supervisor starts a new one. The message is what operators read.
+    """
 
 
 class RequestError(ValueError):

@@ -82,6 +82,8 @@ class Engine(Protocol):
         Raises:
             RequestError: the request is at fault (before the first event).
             EngineError: this request failed; others go on.
+            EngineBrokenError: nothing can be served any more; the replica ends and is started anew. The other
+                running requests should be told the same, and soon: they are given a second.
         """
         ...
 

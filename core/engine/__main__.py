@@ -1,8 +1,8 @@
 """``python -m core.engine``: one replica process.
 
 Standard input carries one line of JSON, a `ReplicaConfig`, and then stays open: its end means that the
-parent is gone. SIGTERM and the end of standard input drain; a second SIGTERM ends the drain. Exit codes:
-0 drained, 1 the model could not be loaded, 2 no usable configuration, 3 could not be loaded and never will.
+parent is gone. SIGTERM and the end of standard input drain; a second SIGTERM ends the drain. For exit codes
+see `core.wire.exits.ExitCode`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ from core.api.errors import EngineLoadError
 from core.api.protocols import Engine, ReplicaConfig
 from core.engine.host import Host
 from core.engine.loading import make_engine
+from core.wire.exits import ExitCode
 
 _log = logging.getLogger("core.engine")
-
-_LOAD_FAILED, _UNUSABLE_CONFIGURATION, _LOAD_FAILED_FOR_GOOD = 1, 2, 3
 
 _SAME_ORDER_S = 1.0
 _CLOSE_S = 3.0
@@ -50,9 +49,9 @@ def main() -> int:
         config = msgspec.json.decode(stdin.readline() or b"", type=ReplicaConfig)
     except msgspec.DecodeError as error:
         sys.stderr.write(f"core.engine expects one line of JSON, a ReplicaConfig, on standard input: {error}\n")
-        return _UNUSABLE_CONFIGURATION
+        return ExitCode.UNUSABLE_CONFIGURATION
     logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    code = _LOAD_FAILED
+    code: int = ExitCode.LOAD_FAILED
     try:
         code = asyncio.Runner(loop_factory=_loop_factory()).run(_replica(config, stdin))
     except Exception:  # noqa: BLE001 - whatever it is, this process ends now
@@ -69,7 +68,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
 
 
-async def _replica(config: ReplicaConfig, stdin: io.FileIO) -> int:
+async def _replica(config: ReplicaConfig, stdin: io.FileIO) -> ExitCode:
     host = Host(config)
     engine: Engine | None = None
     await host.listen()
@@ -97,22 +96,28 @@ async def _replica(config: ReplicaConfig, stdin: io.FileIO) -> int:
     loading = asyncio.create_task(load())
     loop.add_signal_handler(signal.SIGTERM, terminate)
     threading.Thread(target=_await_parents_end, args=(stdin, config, host, loop, terminate), daemon=True).start()
-    last_words, code = "", 0
+    last_words, code = "", ExitCode.DRAINED
     try:
         await loading
         loop.add_signal_handler(signal.SIGTERM, terminate)  # again, as native runtimes install their own
         gc.collect()
         gc.freeze()  # a runtime's hundred thousand objects stay: collections need not walk them under load
+        await host.ending()
+        if host.broken:
+            _exit_within(config.drain_timeout_s + _CLOSE_S)
         await host.drained()
+        if host.broken:
+            last_words, code = host.broken, ExitCode.ENGINE_BROKEN
     except asyncio.CancelledError:
         _log.info("told to end while loading")
     except EngineLoadError as error:
-        last_words, code = str(error), _LOAD_FAILED_FOR_GOOD if error.permanent else _LOAD_FAILED
+        last_words = str(error)
+        code = ExitCode.LOAD_FAILED_FOR_GOOD if error.permanent else ExitCode.LOAD_FAILED
     except Exception as error:  # noqa: BLE001 - a plugin's bug is reported as a failed load
         _log.exception("loading failed in an unforeseen way")
-        last_words, code = f"{type(error).__name__}: {error}", _LOAD_FAILED
+        last_words, code = f"{type(error).__name__}: {error}", ExitCode.LOAD_FAILED
     if last_words:
-        host.fail(last_words, permanent=code == _LOAD_FAILED_FOR_GOOD)
+        host.fail(last_words, permanent=code == ExitCode.LOAD_FAILED_FOR_GOOD)
         await asyncio.sleep(_LINGER_S)
     await _close(host, engine)
     with contextlib.suppress(OSError):  # who read our standard error may be gone

@@ -43,6 +43,8 @@ _log = logging.getLogger(__name__)
 
 _Stream = FrameStream[ToReplica]
 _LAST_WORDS_S = 1.0
+_BROKEN_S = 1.0
+"""How long requests may stay in an engine that broke: it will tell them the same."""
 _RETRY_AFTER_MIN_S, _RETRY_AFTER_MAX_S = 1.0, 60.0
 _SMOOTHING = 0.2
 
@@ -60,6 +62,8 @@ class Host:
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = asyncio.Event()
+        self.broken = ""
+        """What the engine said when it broke; empty while it serves."""
         self._retired = False
         self._changed = asyncio.Event()
         self._conversations: set[asyncio.Task[None]] = set()
@@ -94,13 +98,13 @@ class Host:
         self._tell()
 
     def fail(self, message: str, *, permanent: bool) -> None:
-        """The model cannot be loaded: tell the watchers."""
+        """The model cannot be loaded, or the engine broke: tell the watchers."""
         self._error = (message, permanent)
         self._tell()
 
     @property
     def draining(self) -> bool:
-        """Whether `drain` was called."""
+        """Whether nothing is admitted any more: `drain` was called, or the engine broke."""
         return self._draining.is_set()
 
     def drain(self, timeout_s: float) -> None:
@@ -111,10 +115,20 @@ class Host:
             job.cut(now + timeout_s if job.ticket.started.is_set() else now, "draining")
         self._tell()
 
+    async def ending(self) -> None:
+        """Wait until `draining`."""
+        await self._draining.wait()
+
     async def drained(self) -> None:
-        """Wait until `drain` was called and no request runs or waits."""
+        """Wait until `draining` and no request runs or waits."""
         await self._draining.wait()
         await self._idle.wait()
+
+    def _break(self, why: str) -> None:
+        if not self.broken:
+            self.broken = why
+            self.fail(why, permanent=False)
+            self.drain(_BROKEN_S)
 
     async def close(self) -> None:
         """End every conversation; what was sent still leaves, if its reader takes it."""
@@ -246,6 +260,8 @@ class Host:
                 request = with_defaults(submit.request, self._config.model.sampling)
                 merger = TextMerger() if submit.whole else None
                 failed = await job.run(cast("Engine", self._engine), request, stream, merger=merger)
+            if job.broken:
+                self._break(job.broken)  # before its slot is free: nobody else shall get into this engine
         except TimeoutError:
             failed = job.cut_short()
         finally:

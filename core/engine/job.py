@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator
 from typing import Literal, cast
 
-from core.api.errors import EngineError, RequestError
+from core.api.errors import EngineBrokenError, EngineError, RequestError
 from core.api.messages import EngineEvent, EngineRequest
 from core.api.protocols import Engine
 from core.engine.admission import Ticket
@@ -30,10 +30,14 @@ class Job:
 
     Deadline, cancel and drain are one mechanism, ``limit``, because it cancels the engine at most once: a
     second cancellation would interrupt the engine's own cleaning up and leave its device busy.
+
+    Attributes:
+        broken: what the engine said if it can serve nothing any more, else empty.
     """
 
     def __init__(self, ticket: Ticket, timeout_s: float) -> None:
         self.ticket = ticket
+        self.broken = ""
         self.limit = asyncio.timeout(timeout_s)
         self._ends_by: Literal["timeout", "draining", "gone"] = "timeout"
         self._settled = False
@@ -79,8 +83,10 @@ class Job:
         except RequestError as error:
             return Failed(reason="invalid", message=str(error), param=error.param, code=error.code)
         except (EngineError, ContractError) as error:
-            _log.error("request %s failed: %s", request.id, error)
-            return Failed(reason="engine", message=str(error))
+            why = str(error) or type(error).__name__
+            _log.error("request %s failed: %s", request.id, why)
+            self.broken = why if isinstance(error, EngineBrokenError) else ""
+            return Failed(reason="engine", message=why)
         except asyncio.CancelledError:
             if cast("asyncio.Task[None]", asyncio.current_task()).cancelling():
                 raise

@@ -33,12 +33,10 @@ from core.supervisor.replica import (
     WeightsMissing,
 )
 from core.supervisor.words import describe_end
+from core.wire.exits import ExitCode
 from core.wire.frames import Status
 
-__all__ = ["EXIT_PERMANENT", "Decision", "decide", "due_s"]
-
-EXIT_PERMANENT = 3
-"""Exit code of a replica whose model can never load (`core.api.errors.EngineLoadError.permanent`)."""
+__all__ = ["Decision", "decide", "due_s"]
 
 Decision = tuple[Replica, tuple[Effect, ...]]
 
@@ -87,7 +85,7 @@ def _about_process(
         case LaunchFailed(_, reason, jitter):
             decision = _ended(replica, process, f"cannot be launched: {reason}", now_s, timing, jitter=jitter)
         case Exited(_, end, jitter):
-            if process.ready_s is None and end.code == EXIT_PERMANENT:
+            if process.ready_s is None and end.code == ExitCode.LOAD_FAILED_FOR_GOOD:
                 process = replace(process, permanent=True)
             reason = process.verdict or describe_end(end)
             decision = _ended(replica, process, reason, now_s, timing, jitter=jitter)
@@ -161,23 +159,21 @@ def _reported(replica: Replica, process: Process, status: Status, now_s: float, 
     replica = replace(replica, process=process)
     if process.killed:
         return replica, ()
-    if replica.state == "starting":
-        if status.error is not None and not process.verdict:
-            # It exits by itself; a bounded wait gets its resources back if it does not.
-            process = replace(
-                process,
-                verdict=status.error,
-                permanent=status.error_permanent,
-                kill_at_s=now_s + timing.kill_after_s,
-            )
-            return replace(replica, process=process, reason=status.error), ()
-        if status.info is not None and status.error is None and not status.draining:
-            process = replace(process, ready_s=now_s, progress_s=now_s, active_s=now_s)
-            return replace(replica, process=process, state="ready", reason=""), ()
+    if status.error is not None and not process.verdict and replica.state in {"starting", "ready"}:
+        # It could not load, or its engine broke, and exits by itself; a bounded wait gets its resources back if not.
+        process = replace(
+            process,
+            verdict=status.error,
+            permanent=status.error_permanent,
+            kill_at_s=now_s + timing.kill_after_s,
+        )
+        replica = replace(replica, process=process, state="starting", reason=status.error)
+    elif replica.state == "starting" and status.info is not None and not process.verdict and not status.draining:
+        process = replace(process, ready_s=now_s, progress_s=now_s, active_s=now_s)
+        replica = replace(replica, process=process, state="ready", reason="")
     elif replica.state == "ready" and status.draining:
         # It drains already; a second SIGTERM would cut what it still runs.
-        draining, _ = _drain(replica, process, "it was told to end by somebody else", now_s, timing)
-        return draining, ()
+        replica, _ = _drain(replica, process, "it was told to end by somebody else", now_s, timing)
     return replica, ()
 
 

@@ -165,7 +165,7 @@ class Failed(_Frame, frozen=True, kw_only=True, tag="failed"):
 
 
 class Status(_Frame, frozen=True, kw_only=True, tag="status"):
-    """How a replica is; ``info`` is set once the model is loaded, ``error`` when loading failed."""
+    """How a replica is; ``info`` is set once the model is loaded, ``error`` when loading failed or the engine broke."""
 
     load: Load
     info: EngineInfo | None = None

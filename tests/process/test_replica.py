@@ -14,6 +14,7 @@ from echo_backend.plugin import gateway_backends, gateway_models
 
 from core.api import BackendSpec, ModelSpec, Sampling
 from core.testing import Replica, ReplicaClient, chat, start_replica
+from core.wire.exits import ExitCode
 from core.wire.frames import Accepted, Done, Failed
 from core.wire.stream import PeerGoneError
 
@@ -185,10 +186,28 @@ async def test_a_crash_leaves_last_words(stubborn) -> None:
         assert "Segmentation fault" in replica.log
 
 
+async def test_a_broken_engine_ends_the_process() -> None:
+    """All that it served is told why, and the last line of standard error and the exit code say it too."""
+    settings = {**SLOW, "break_after_tokens": 20}
+    async with start_replica(ECHO, MODEL, settings=settings) as replica:
+        await replica.ready()
+        async with replica.connected() as first, replica.connected() as second:
+            await begin(first)
+            await begin(second)
+            for failed in await asyncio.gather(rest(first), rest(second)):
+                assert isinstance(failed, Failed)
+                assert (failed.reason, failed.message) == ("engine", "break_after_tokens = 20, as configured")
+        assert await replica.wait() == ExitCode.ENGINE_BROKEN
+        assert replica.log.splitlines()[-1] == "break_after_tokens = 20, as configured"
+        assert "Traceback" not in replica.log
+
+
 # --- failed loads
 
 
-@pytest.mark.parametrize(("kind", "code"), [("temporary", 1), ("permanent", 3)])
+@pytest.mark.parametrize(
+    ("kind", "code"), [("temporary", ExitCode.LOAD_FAILED), ("permanent", ExitCode.LOAD_FAILED_FOR_GOOD)]
+)
 async def test_a_failed_load_is_told_three_ways(kind: str, code: int) -> None:
     """To watchers, by the exit code, and as the last line of standard error, without a traceback."""
     async with start_replica(ECHO, MODEL, settings={"fail_load": kind}) as replica:
@@ -203,7 +222,7 @@ async def test_a_failed_load_is_told_three_ways(kind: str, code: int) -> None:
 async def test_an_unforeseen_error_in_load_has_a_traceback(stubborn) -> None:
     """For the plugin's author; the last line is short."""
     async with start_replica(*stubborn("LoadsWrongly")) as replica:
-        assert await replica.wait() == 1
+        assert await replica.wait() == ExitCode.LOAD_FAILED
         assert "Traceback" in replica.log
         assert replica.log.splitlines()[-1] == "KeyError: 'weights'"
 
@@ -218,14 +237,14 @@ async def test_an_unforeseen_error_in_load_has_a_traceback(stubborn) -> None:
 async def test_a_missing_engine_is_named(changes: dict[str, str], words: list[str]) -> None:
     """And what to install, and for which interpreter; it is permanent."""
     async with start_replica(BackendSpec(name="echo", **changes), MODEL) as replica:
-        assert await replica.wait() == 3
+        assert await replica.wait() == ExitCode.LOAD_FAILED_FOR_GOOD
         assert all(word in replica.log.splitlines()[-1] for word in words)
 
 
 async def test_wrong_settings_are_named() -> None:
     """By table and key."""
     async with start_replica(ECHO, MODEL, settings={"tokens_per_second": 1}) as replica:
-        assert await replica.wait() == 3
+        assert await replica.wait() == ExitCode.LOAD_FAILED_FOR_GOOD
         assert replica.log.splitlines()[-1].startswith("[backends.echo]: tokens_per_second: there is no such key; ")
 
 
@@ -235,7 +254,7 @@ async def test_without_a_configuration_it_says_what_it_wants() -> None:
         sys.executable, "-m", "core.engine", stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
     _, words = await process.communicate()
-    assert process.returncode == 2
+    assert process.returncode == ExitCode.UNUSABLE_CONFIGURATION
     assert b"one line of JSON" in words
 
 

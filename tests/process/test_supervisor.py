@@ -87,6 +87,26 @@ async def test_children_of_a_dead_replica_do_not_stay(house, echo, *, folder, sc
     await until(lambda: all(gone(child) for child in children))
 
 
+# --- broken engines
+
+
+async def test_a_replica_whose_engine_breaks_ends_and_comes_back(house, echo, submit):
+    here = await house(echo(break_after_tokens=2))
+    before = await here.until("ready")
+    control = await here.control()
+    await control.receive()
+    end = await submit(before.socket, "a b c d")
+    while (broken := (await control.receive())[-1].deployments[0].replicas[0]).state == "ready":
+        pass
+    control.close()
+    assert (broken.state, broken.reason, broken.socket) == ("starting", "break_after_tokens = 2, as configured", None)
+    with pytest.raises(PeerGoneError):
+        await end()
+    after = await here.until("ready", restarts=1)
+    assert (after.restarts, after.pid != before.pid) == (1, True)
+    await (await submit(after.socket, "a"))()
+
+
 # --- hangs
 
 

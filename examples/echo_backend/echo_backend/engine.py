@@ -20,6 +20,7 @@ from core.api import (
     CompletionRequest,
     Embedding,
     EmbeddingsRequest,
+    EngineBrokenError,
     EngineContext,
     EngineError,
     EngineEvent,
@@ -56,6 +57,7 @@ class EchoEngine:
         self._settings = cast("EchoSettings", context.settings)
         self._running = 0
         self._steps = 0
+        self._broken = False
 
     async def load(self) -> EngineInfo:
         """Take ``load_s``, then be ready, or fail as the settings want it."""
@@ -174,6 +176,10 @@ class EchoEngine:
         if settings.raise_after_tokens is not None and tokens >= settings.raise_after_tokens:
             msg = f"raise_after_tokens = {settings.raise_after_tokens}, as configured"
             raise EngineError(msg)
+        if settings.break_after_tokens is not None and (self._broken or tokens >= settings.break_after_tokens):
+            self._broken = True
+            msg = f"break_after_tokens = {settings.break_after_tokens}, as configured"
+            raise EngineBrokenError(msg)
         if settings.hang_after_tokens is not None and tokens >= settings.hang_after_tokens:
             await asyncio.Event().wait()
         if settings.die_after_tokens is not None and tokens >= settings.die_after_tokens:

@@ -12,7 +12,7 @@ __all__ = ["EchoSettings", "gateway_backends", "gateway_models"]
 
 
 class EchoSettings(BackendSettings):
-    """``[backends.echo]``. The last four are failures on order, for tests of what is around an engine."""
+    """``[backends.echo]``. The last five are failures on order, for tests of what is around an engine."""
 
     tokens: NonNegativeInt = Field(
         0, description="words of an answer: the message is repeated to fill them; 0: said back once"
@@ -23,6 +23,7 @@ class EchoSettings(BackendSettings):
     slots: PositiveInt = Field(16, description="choices that run at once")
     fail_load: Literal["", "temporary", "permanent"] = Field("", description="refuse to load")
     raise_after_tokens: NonNegativeInt | None = Field(None, description="fail each request after so many tokens")
+    break_after_tokens: NonNegativeInt | None = Field(None, description="break for good after so many tokens")
     hang_after_tokens: NonNegativeInt | None = Field(None, description="stand still after so many tokens")
     die_after_tokens: NonNegativeInt | None = Field(None, description="kill the process after so many tokens")
 

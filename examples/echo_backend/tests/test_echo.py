@@ -12,7 +12,7 @@ import pytest
 from echo_backend.engine import EchoEngine
 from echo_backend.plugin import EchoSettings, gateway_backends, gateway_models
 
-from core.api import EngineContext, EngineError, Sampling, Tool, ToolChoice
+from core.api import EngineBrokenError, EngineContext, EngineError, Sampling, Tool, ToolChoice
 from core.testing import Answer, chat, collect, start_replica
 from core.wire.stream import PeerGoneError
 
@@ -101,6 +101,17 @@ async def test_fails_each_request_on_order() -> None:
     assert [event.text for event in said] == ["a ", "b "]
     with pytest.raises(EngineError, match="raise_after_tokens = 2"):
         await anext(events)
+
+
+async def test_breaks_for_good_on_order() -> None:
+    """The first to get so far tells all others, whatever they have said."""
+    breaking = engine(break_after_tokens=2)
+    first, second = breaking.stream(chat("a b c")), breaking.stream(chat("d e f"))
+    said = [await anext(first), await anext(second), await anext(first)]
+    assert [event.text for event in said] == ["a ", "d ", "b "]
+    for events in (first, second):
+        with pytest.raises(EngineBrokenError, match="break_after_tokens = 2"):
+            await anext(events)
 
 
 async def test_hangs_on_order() -> None:

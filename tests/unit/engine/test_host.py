@@ -14,6 +14,7 @@ import pytest
 
 from core.api import (
     BackendSpec,
+    EngineBrokenError,
     EngineError,
     EngineEvent,
     EngineInfo,
@@ -442,6 +443,64 @@ async def test_a_failing_clean_up_is_a_failure_of_its_request_only(scene: Scene,
     client.close()
     await until(lambda: "while cleaning up" in caplog.text)
     assert (await scene.load()).running == 0
+
+
+# --- an engine that breaks
+
+
+async def test_a_broken_engine_ends_the_replica(scene: Scene) -> None:
+    """Its request is told why, watchers at once, who waits may go elsewhere, and nothing is admitted any more."""
+    watcher = (await scene.connect()).watch(1000.0)
+    await anext(watcher)
+    device_lost = asyncio.Event()
+
+    async def script(request: EngineRequest) -> AsyncGenerator[EngineEvent, None]:
+        yield TextDelta(text="half")
+        await device_lost.wait()
+        raise EngineBrokenError("the device is lost")
+
+    scene.engine.script = script
+    running, waiting = [await scene.submitted() for _ in range(2)], await scene.submitted()
+    await until(lambda: len(scene.engine.running) == 2)
+    device_lost.set()
+    async with asyncio.timeout(2):
+        status = await anext(watcher)
+        assert (status.error, status.error_permanent, status.draining) == ("the device is lost", False, True)
+        for client in running:
+            failed = [frame async for frame in client.frames()][-1]
+            assert isinstance(failed, Failed)
+            assert (failed.reason, failed.message) == ("engine", "the device is lost")
+        turned_away = await waiting.receive()
+        assert isinstance(turned_away, Failed)
+        assert turned_away.reason == "draining"
+        assert (await scene.rejected()).reason == "draining"
+        await scene.host.ending()
+        await scene.host.drained()
+    assert scene.host.broken == "the device is lost"
+    assert len(scene.engine.begun) == 2, "nobody else may get into a broken engine"
+
+
+async def test_a_broken_engine_that_holds_a_request_back_does_not_keep_it(scene: Scene) -> None:
+    """It gets a moment to say the same of the others; then they are failed."""
+    holding = await scene.submitted()
+    await until(lambda: scene.engine.running)
+
+    async def script(request: EngineRequest) -> AsyncGenerator[EngineEvent, None]:
+        raise EngineBrokenError
+        yield
+
+    scene.engine.script = script
+    client = await scene.submitted()
+    failed = await client.receive()
+    assert isinstance(failed, Failed)
+    assert failed.message == "EngineBrokenError"
+    assert scene.host.broken == "EngineBrokenError"
+    assert scene.engine.running, "the others get a moment"
+    async with asyncio.timeout(3):
+        failed = await holding.receive()
+        await scene.host.drained()
+    assert isinstance(failed, Failed)
+    assert failed.reason == "draining"
 
 
 # --- loading, watching, retiring, draining

@@ -24,7 +24,8 @@ from core.supervisor.replica import (
     WeightsFound,
     WeightsMissing,
 )
-from core.supervisor.state import EXIT_PERMANENT, decide, due_s
+from core.supervisor.state import decide, due_s
+from core.wire.exits import ExitCode
 from core.wire.frames import Status
 
 TIMING = SupervisorTable(
@@ -113,7 +114,7 @@ class AnyLife(RuleBasedStateMachine):
         self.feed(gone if how == "weights" else LaunchFailed(generation, "no", 0.5))
 
     @precondition(lambda self: self.alive is not None and self.shown)
-    @rule(code=st.sampled_from([0, 1, EXIT_PERMANENT, None]))
+    @rule(code=st.sampled_from([*ExitCode, None]))
     def ends(self, code):
         generation, self.alive = self.alive, None
         self.feed(Exited(generation, ReplicaExit(code=code, signal=None if code is not None else "SIGKILL"), 0.7))

@@ -25,7 +25,8 @@ from core.supervisor.replica import (
     WeightsFound,
     WeightsMissing,
 )
-from core.supervisor.state import EXIT_PERMANENT, decide, due_s
+from core.supervisor.state import decide, due_s
+from core.wire.exits import ExitCode
 from core.wire.frames import Status
 
 TIMING = SupervisorTable(
@@ -249,14 +250,14 @@ def test_a_permanent_load_error_is_not_tried_again(how):
     life = Life().feed(WeightsFound()).launched()
     if how == "status":
         life.reports(Status(load=Load(), error="no such architecture", error_permanent=True))
-    life.dies(ReplicaExit(code=EXIT_PERMANENT, stderr_tail="no such architecture"))
+    life.dies(ReplicaExit(code=ExitCode.LOAD_FAILED_FOR_GOOD, stderr_tail="no such architecture"))
     assert (life.state, life.replica.start_at_s) == ("failed", None)
     assert "no such architecture" in life.replica.reason
     assert life.pass_s(1e6).feed(Wanted()).effects == ()
 
 
 def test_that_exit_code_after_loading_is_an_ordinary_death():
-    assert Life().until_ready().dies(ReplicaExit(code=EXIT_PERMANENT)).state == "starting"
+    assert Life().until_ready().dies(ReplicaExit(code=ExitCode.LOAD_FAILED_FOR_GOOD)).state == "starting"
 
 
 def test_a_load_error_is_the_reason_whatever_the_exit_code_says():
@@ -270,6 +271,27 @@ def test_a_replica_that_could_not_load_and_stays_is_killed():
     life = Life().feed(WeightsFound()).launched().reports(Status(load=Load(), error="out of memory"))
     life.pass_s(4).reports(Status(load=Load(), error="out of memory"))
     assert life.pass_s(1).effects == (Effect.KILL,)
+
+
+def test_a_broken_engine_is_a_death_with_its_own_reason():
+    life = Life().until_ready().reports(Status(load=Load(), info=EngineInfo(), error="device lost", draining=True))
+    assert (life.state, life.replica.reason, life.effects) == ("starting", "device lost", ())
+    life.dies(ReplicaExit(code=ExitCode.ENGINE_BROKEN, stderr_tail="other words"))
+    assert (life.state, life.replica.reason, life.replica.failures) == ("starting", "device lost", 1)
+    assert life.pass_s(1).effects == (Effect.LAUNCH,)
+
+
+def test_a_broken_engine_that_stays_is_killed():
+    life = Life().until_ready().reports(Status(load=Load(), error="device lost"))
+    assert life.pass_s(4).reports().state == "starting", "it cannot come back"
+    assert life.pass_s(1).effects == (Effect.KILL,)
+
+
+def test_engines_that_break_again_and_again_are_a_crash_loop():
+    life = Life()
+    for _ in range(5):
+        life.until_ready().reports(Status(load=Load(), error="device lost")).dies().pass_s(16)
+    assert (life.state, life.replica.reason) == ("failed", "device lost")
 
 
 def test_a_failed_replica_is_tried_at_once_by_a_request_after_its_time_has_come():
@@ -451,7 +473,7 @@ def test_stop_during_back_off_cancels_the_restart():
 def test_stop_leaves_what_does_not_run_as_it_is():
     assert Life().feed(Stop()).state == "absent"
     assert Life(at_startup=False).feed(WeightsFound(), Stop()).state == "stopped"
-    failed = Life().feed(WeightsFound()).launched().dies(ReplicaExit(code=EXIT_PERMANENT))
+    failed = Life().feed(WeightsFound()).launched().dies(ReplicaExit(code=ExitCode.LOAD_FAILED_FOR_GOOD))
     assert failed.feed(Stop()).state == "failed"
 
 
