@@ -27,9 +27,11 @@ __all__ = [
     "Load",
     "Message",
     "ReasoningDelta",
+    "RerankRequest",
     "ResponseFormat",
     "Role",
     "Sampling",
+    "Score",
     "Task",
     "TextDelta",
     "TokenLogprob",
@@ -40,7 +42,7 @@ __all__ = [
     "Usage",
 ]
 
-Task = Literal["chat", "completion", "embeddings"]
+Task = Literal["chat", "completion", "embeddings", "rerank"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
@@ -190,7 +192,20 @@ class EmbeddingsRequest(_Message, frozen=True, kw_only=True, tag="embeddings"):
     dimensions: int | None = None
 
 
-EngineRequest = ChatRequest | CompletionRequest | EmbeddingsRequest
+class RerankRequest(_Message, frozen=True, kw_only=True, tag="rerank"):
+    """Say of each document how relevant it is to the query.
+
+    Attributes:
+        top_n: how many of the best the client will be shown; the engine scores every document all the same.
+    """
+
+    id: str
+    query: str
+    documents: tuple[str, ...]
+    top_n: int | None = None
+
+
+EngineRequest = ChatRequest | CompletionRequest | EmbeddingsRequest | RerankRequest
 
 
 # --- events -------------------------------------------------------------------------------------
@@ -254,11 +269,22 @@ class Embedding(_Message, frozen=True, kw_only=True, tag="embedding"):
     vector: bytes
 
 
+class Score(_Message, frozen=True, kw_only=True, tag="score"):
+    """How relevant document ``index`` is to the query: finite, higher is more relevant.
+
+    Scores of one query on one model are comparable. A cross-encoder with one logit gives its sigmoid, 0 to 1.
+    """
+
+    index: int
+    score: float
+
+
 class Usage(_Message, frozen=True, kw_only=True, tag="usage"):
     """What the request cost, summed over its choices; the last event of every stream.
 
     Attributes:
-        prompt_tokens: of each prompt once, however many choices were drawn from it.
+        prompt_tokens: of each prompt once, however many choices were drawn from it; of a ranking, of every pair
+            of the query and a document.
         cached_tokens: of those, how many were found in the prefix cache.
         reasoning_tokens: of ``completion_tokens``, how many were reasoning.
     """
@@ -269,7 +295,7 @@ class Usage(_Message, frozen=True, kw_only=True, tag="usage"):
     reasoning_tokens: int = 0
 
 
-EngineEvent = TextDelta | ReasoningDelta | ToolCallDelta | Finished | Embedding | Usage
+EngineEvent = TextDelta | ReasoningDelta | ToolCallDelta | Finished | Embedding | Score | Usage
 
 
 # --- what an engine says of itself --------------------------------------------------------------

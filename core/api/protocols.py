@@ -75,7 +75,8 @@ class Engine(Protocol):
     def stream(self, request: EngineRequest) -> AsyncGenerator[EngineEvent, None]:
         """Serve one request; at most ``EngineInfo.slots`` choices run at once, the host queues the rest.
 
-        Yields deltas, exactly one `Finished` per choice (or one `Embedding` per input), then one `Usage`,
+        Yields deltas, exactly one `Finished` per choice (or one `Embedding` per input, one `Score` per
+        document), then one `Usage`,
         last. ``aclose()`` on the generator is cancel, at any point: the device is idle of the request
         within one decode step (or one prefill batch).
 
@@ -256,8 +257,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
         id: the id that the client saw, or the ``x-request-id`` of a refused request.
         name: the model field as written.
         replica: which replica answered, or None when none did.
-        outcome: a finish reason (``stop``, ``length``, ``tool_calls``, ``content_filter``, ``embeddings``),
-            ``error`` or ``cancelled``.
+        outcome: a finish reason (``stop``, ``length``, ``tool_calls``, ``content_filter``), the task where nothing is
+            generated (``embeddings``, ``rerank``), ``error`` or ``cancelled``.
         error: the error's code when ``outcome`` is ``error``.
         status: HTTP status sent (200 for a stream that broke later).
         attempts: how many candidates were tried.

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from core.api.messages import ChatRequest, CompletionRequest, EngineRequest
+from core.api.messages import ChatRequest, CompletionRequest, EngineRequest, RerankRequest
 
 __all__ = ["Admission", "Ticket", "count_endings", "estimate_prompt_tokens"]
 
@@ -18,12 +18,12 @@ _BYTES_PER_TOKEN = 4
 
 
 def count_endings(request: EngineRequest) -> int:
-    """How many choices (or embeddings) the request must yield."""
+    """How many choices (or embeddings, or scores) the request must yield."""
     if isinstance(request, ChatRequest):
         return request.n
     if isinstance(request, CompletionRequest):
         return request.n * len(request.prompts)
-    return len(request.inputs)
+    return len(request.documents if isinstance(request, RerankRequest) else request.inputs)
 
 
 def estimate_prompt_tokens(request: EngineRequest) -> int:
@@ -31,6 +31,8 @@ def estimate_prompt_tokens(request: EngineRequest) -> int:
     if isinstance(request, ChatRequest):
         texts: list[str | tuple[int, ...]] = [message.text for message in request.messages]
         texts += [tool.parameters + tool.description for tool in request.tools]
+    elif isinstance(request, RerankRequest):
+        texts = [request.query + document for document in request.documents]  # read together, pair by pair
     else:
         texts = list(request.prompts if isinstance(request, CompletionRequest) else request.inputs)
     return sum(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from core.api.messages import (
     Embedding,
     EngineEvent,
     EngineRequest,
     Finished,
     ReasoningDelta,
+    Score,
     TextDelta,
     ToolCallDelta,
     Usage,
@@ -45,10 +48,13 @@ class StreamCheck:
                 )
                 raise ContractError(msg)
             return
-        if isinstance(event, Finished | Embedding):
+        if isinstance(event, Finished | Embedding | Score):
             ending = event.choice if isinstance(event, Finished) else event.index
             if ending not in self._open:
                 msg = f"the engine sent {kind.__name__} {ending} twice, or nobody asked for it"
+                raise ContractError(msg)
+            if isinstance(event, Score) and not math.isfinite(event.score):
+                msg = f"the engine sent Score {ending} of {event.score}, which is no finite number"
                 raise ContractError(msg)
             self._open.remove(ending)
         elif isinstance(event, Usage):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from core.api.messages import EmbeddingsRequest, EngineRequest
+from core.api.messages import EmbeddingsRequest, EngineRequest, RerankRequest
 from core.api.specs import SamplingDefaults
 
 __all__ = ["with_defaults"]
@@ -12,7 +12,7 @@ __all__ = ["with_defaults"]
 
 def with_defaults(request: EngineRequest, defaults: SamplingDefaults) -> EngineRequest:
     """Return the request with ``temperature``, ``top_p``, ``top_k`` and ``min_p`` as numbers."""
-    if isinstance(request, EmbeddingsRequest):
+    if isinstance(request, EmbeddingsRequest | RerankRequest):
         return request
     asked = request.sampling
     sampling = msgspec.structs.replace(

@@ -1,4 +1,4 @@
-"""The endpoints that ask a model: chat, completions, embeddings. Parse, route, write."""
+"""The endpoints that ask a model: chat, completions, embeddings, rerank. Parse, route, write."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from core.http.gateway import Gateway, gateway_of
 from core.http.sse import EventStream
 from core.settings import LimitsTable
 
-__all__ = ["chat", "completions", "embeddings"]
+__all__ = ["chat", "completions", "embeddings", "rerank"]
 
 _log = logging.getLogger("gateway.http")
 _TIMEOUT_HEADER = "x-request-timeout-s"
@@ -42,6 +42,11 @@ async def completions(request: Request) -> HTTPResponse | None:
 async def embeddings(request: Request) -> HTTPResponse | None:
     """``POST /v1/embeddings``."""
     return await _serve(request, "embeddings", openai.parse_embeddings)
+
+
+async def rerank(request: Request) -> HTTPResponse | None:
+    """``POST /v1/rerank``."""
+    return await _serve(request, "rerank", openai.parse_rerank)
 
 
 @dataclass(slots=True)
@@ -158,7 +163,7 @@ async def _whole(call: _Call, parsed: openai.Parsed, search: Search, timeout_s: 
     except TimeoutError:
         raise _too_late(timeout_s) from None
     call.began(answer)
-    call.outcome = "embeddings"
+    call.outcome = call.task  # unless a choice says how it finished
     call.saw(events)
     body = openai.reply(parsed, _reply_model(call, parsed, answer), events)
     return HTTPResponse(body, content_type="application/json", headers=_headers(call, answer))

@@ -16,6 +16,7 @@ def install(app: Sanic[Any, Any]) -> None:
     app.add_route(inference.chat, "/v1/chat/completions", methods=["POST"])
     app.add_route(inference.completions, "/v1/completions", methods=["POST"])
     app.add_route(inference.embeddings, "/v1/embeddings", methods=["POST"])
+    app.add_route(inference.rerank, "/v1/rerank", methods=["POST"])
     app.add_route(models.list_models, "/v1/models", methods=["GET"])
     app.add_route(models.show_model, "/v1/models/<name:path>", methods=["GET"])
     app.add_route(health.health, "/health", methods=["GET", "HEAD"])

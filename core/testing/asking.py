@@ -20,6 +20,7 @@ from core.api.messages import (
     FinishReason,
     Message,
     Role,
+    Score,
     TextDelta,
     TokenLogprob,
     ToolCallDelta,
@@ -74,6 +75,7 @@ class Answer:
     tokens: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
     logprobs: defaultdict[int, list[TokenLogprob]] = field(default_factory=lambda: defaultdict(list))
     vectors: dict[int, bytes] = field(default_factory=dict)
+    scores: dict[int, float] = field(default_factory=dict)
     pieces: list[str] = field(default_factory=list)
     usage: Usage = Usage()  # noqa: RUF009 - frozen
 
@@ -109,6 +111,8 @@ def _add(answer: Answer, event: EngineEvent) -> None:
         answer.reasons[event.choice] = event.reason
     elif isinstance(event, Embedding):
         answer.vectors[event.index] = event.vector
+    elif isinstance(event, Score):
+        answer.scores[event.index] = event.score
     elif isinstance(event, Usage):
         answer.usage = event
     else:

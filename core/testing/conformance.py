@@ -7,13 +7,16 @@ from core.testing.suites.declaration import DeclarationSuite
 from core.testing.suites.embeddings import EmbeddingSuite
 from core.testing.suites.formats import FormatSuite
 from core.testing.suites.process import ProcessSuite
+from core.testing.suites.rerank import RerankSuite
 from core.testing.suites.text import TextSuite
 
 __all__ = ["EngineConformance"]
 
 
 # pytest runs the tests of the last base first: the quick and simple rules, then what needs processes.
-class EngineConformance(ProcessSuite, CancelSuite, EmbeddingSuite, FormatSuite, TextSuite, DeclarationSuite):
+class EngineConformance(
+    ProcessSuite, CancelSuite, EmbeddingSuite, RerankSuite, FormatSuite, TextSuite, DeclarationSuite
+):
     """Inherit it, set two attributes, run pytest::
 
         class TestEcho(EngineConformance):

@@ -34,6 +34,7 @@ from core.api.messages import (
     Finished,
     Load,
     ReasoningDelta,
+    Score,
     TextDelta,
     ToolCallDelta,
     Usage,
@@ -191,6 +192,7 @@ FromReplica = (
     | ToolCallDelta
     | Finished
     | Embedding
+    | Score
     | Usage
     | Done
     | Failed

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["ACCEPTED", "CHAT", "COMPLETION", "EMBEDDINGS", "Fields", "Refused"]
+__all__ = ["ACCEPTED", "CHAT", "COMPLETION", "EMBEDDINGS", "RERANK", "Fields", "Refused"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,6 +163,19 @@ EMBEDDINGS = Fields(
         "input": f"a non-empty string, an array of up to 2048 of them, or one array or several of {_TOKENS}",
         "encoding_format": "'float' or 'base64'",
         "dimensions": _INT32,
+    },
+    refused={},
+)
+
+RERANK = Fields(
+    honoured=_MODEL
+    | {
+        "query": "a non-empty string",
+        "documents": "an array of 1 to 2048 texts",
+        "documents[]": 'a non-empty string, or an object such as {"text": "..."}',
+        "documents[].text": "a non-empty string",
+        "top_n": _INT32,
+        "return_documents": _BOOLEAN,
     },
     refused={},
 )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from core.api.messages import ChatRequest, CompletionRequest, EmbeddingsRequest, Task
+from core.api.messages import ChatRequest, CompletionRequest, EmbeddingsRequest, EngineRequest, RerankRequest, Task
 from core.api.specs import Capability
 
 __all__ = ["Needs", "Parsed", "estimate_tokens", "new_id"]
@@ -32,10 +32,11 @@ class Parsed:
         estimated_prompt_tokens: bytes of text / 4, rounded up; token ids count as they are.
         created: of the answer, in Unix seconds; the same in every chunk.
         encoding_format: how embeddings are written.
+        return_documents: whether a ranking holds the documents themselves.
     """
 
     name: str
-    request: ChatRequest | CompletionRequest | EmbeddingsRequest
+    request: EngineRequest
     task: Task
     stream: bool = False
     include_usage: bool = False
@@ -44,10 +45,11 @@ class Parsed:
     estimated_prompt_tokens: int
     created: int = field(default_factory=lambda: int(time.time()))
     encoding_format: Literal["float", "base64"] = "float"
+    return_documents: bool = False
 
     @property
     def choices(self) -> int:
-        """How many choices, or embeddings, the answer has."""
+        """How many choices, embeddings or scores the answer has."""
         match self.request:
             case ChatRequest(n=n):
                 return n
@@ -55,6 +57,8 @@ class Parsed:
                 return n * len(prompts)
             case EmbeddingsRequest(inputs=inputs):
                 return len(inputs)
+            case RerankRequest(documents=documents):
+                return len(documents)
 
 
 _random = random.Random()  # noqa: S311 - see new_id

@@ -18,12 +18,15 @@ from core.api.messages import (
     Finished,
     FinishReason,
     ReasoningDelta,
+    RerankRequest,
+    Score,
     TextDelta,
     TokenLogprob,
     ToolCallDelta,
     Usage,
 )
 from core.dialects.openai.parsed import Parsed
+from core.dialects.openai.rerank import ranking
 from core.dialects.openai.shapes import LegacyLogprobs, chat_logprobs, encode, unfinished, usage_body
 
 __all__ = ["model_entry", "reply"]
@@ -41,6 +44,8 @@ def reply(parsed: Parsed, model: str, events: Sequence[EngineEvent]) -> bytes:
     match parsed.request:
         case EmbeddingsRequest():
             return encode(_embeddings(parsed, model, events, usage))
+        case RerankRequest() as request:
+            return encode(ranking(request, model, events, usage, with_documents=parsed.return_documents))
         case ChatRequest():
             name, choices = "chat.completion", [_chat(choice) for choice in _gathered(parsed, events)]
         case CompletionRequest(sampling=sampling):
@@ -104,7 +109,7 @@ class _Choice:
 def _gathered(parsed: Parsed, events: Sequence[EngineEvent]) -> list[_Choice]:
     choices = [_Choice(index) for index in range(parsed.choices)]
     for event in events:
-        if not isinstance(event, Embedding | Usage):
+        if not isinstance(event, Embedding | Score | Usage):
             choices[event.choice].add(event)
     for choice in choices:
         if choice.reason is None:

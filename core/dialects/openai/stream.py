@@ -16,6 +16,7 @@ from core.api.messages import (
     EngineEvent,
     Finished,
     ReasoningDelta,
+    RerankRequest,
     TextDelta,
     TokenLogprob,
     ToolCallDelta,
@@ -76,8 +77,8 @@ def _writer(parsed: Parsed, model: str) -> _Writer:
             return _ChatWriter(parsed, model)
         case CompletionRequest(sampling=sampling):
             return _CompletionWriter(parsed, model, with_top=bool(sampling.logprobs))
-        case EmbeddingsRequest():
-            message = "embeddings are not streamed"
+        case EmbeddingsRequest() | RerankRequest():
+            message = f"the answer of {parsed.task} is not streamed"
             raise TypeError(message)
 
 

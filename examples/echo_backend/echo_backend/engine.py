@@ -31,7 +31,9 @@ from core.api import (
     FinishReason,
     Load,
     RequestError,
+    RerankRequest,
     Sampling,
+    Score,
     TextDelta,
     ToolCallDelta,
     Usage,
@@ -103,6 +105,8 @@ class EchoEngine:
         """The events of each choice, and the tokens of the prompts."""
         if isinstance(request, EmbeddingsRequest):
             return self._embeddings(request)
+        if isinstance(request, RerankRequest):
+            return self._rerank(request)
         if isinstance(request, CompletionRequest):
             return self._completion(request)
         return self._chat(request)
@@ -139,6 +143,15 @@ class EchoEngine:
             iter((Embedding(index=index, vector=_vector(text, dimensions)),)) for index, text in enumerate(inputs)
         ]
         return vectors, sum(len(_tokens(text)) for text in inputs)
+
+    def _rerank(self, request: RerankRequest) -> tuple[list[Iterator[EngineEvent]], int]:
+        pairs = [len(_tokens(request.query)) + len(_tokens(document)) for document in request.documents]
+        self._room(max(pairs), "documents")
+        scores: list[Iterator[EngineEvent]] = [
+            iter((Score(index=index, score=_overlap(request.query, document)),))
+            for index, document in enumerate(request.documents)
+        ]
+        return scores, sum(pairs)
 
     def _room(self, prompt_tokens: int, param: str) -> int:
         """How many tokens the context has left for an answer."""
@@ -219,3 +232,9 @@ def _vector(text: str, dimensions: int) -> bytes:
     values = [byte - 127.5 for byte in hashlib.blake2b(text.encode(), digest_size=_DIMENSIONS).digest()[:dimensions]]
     length = math.hypot(*values)
     return struct.pack(f"<{dimensions}f", *(value / length for value in values))
+
+
+def _overlap(query: str, document: str) -> float:
+    """Words that both have, among all words of both: from 0 to 1."""
+    one, other = (set(re.findall(r"\w+", text.casefold())) for text in (query, document))
+    return len(one & other) / len(one | other) if one | other else 0.0

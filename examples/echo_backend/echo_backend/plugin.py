@@ -49,7 +49,7 @@ def gateway_models() -> tuple[ModelSpec, ...]:
         ModelSpec(
             name="echo",
             backend="echo",
-            tasks=("chat", "completion", "embeddings"),
+            tasks=("chat", "completion", "embeddings", "rerank"),
             context_tokens=32_768,
             aliases=("parrot",),
             priority=0,

@@ -12,7 +12,16 @@ import pytest
 from echo_backend.engine import EchoEngine
 from echo_backend.plugin import EchoSettings, gateway_backends, gateway_models
 
-from core.api import EngineBrokenError, EngineContext, EngineError, Sampling, Tool, ToolChoice
+from core.api import (
+    EngineBrokenError,
+    EngineContext,
+    EngineError,
+    RequestError,
+    RerankRequest,
+    Sampling,
+    Tool,
+    ToolChoice,
+)
 from core.testing import Answer, chat, collect, start_replica
 from core.wire.stream import PeerGoneError
 
@@ -84,6 +93,22 @@ async def test_calls_with_the_least_that_the_schema_accepts() -> None:
         "fixed": 7,
         "inner": {"deep": 0},
     }
+
+
+async def test_ranks_by_shared_words() -> None:
+    """Whatever their case and punctuation; tokens are counted pair by pair."""
+    request = RerankRequest(id="r", query="Big cats?", documents=("cats, big CATS", "big dogs", "nothing", "?!"))
+    answer = await collect(request, engine().stream(request))
+    assert answer.scores == {0: 1.0, 1: pytest.approx(1 / 3), 2: 0.0, 3: 0.0}
+    assert answer.usage.prompt_tokens == 4 * 2 + 3 + 2 + 1 + 1
+
+
+async def test_a_pair_must_fit_into_the_context() -> None:
+    """The longest decides, before anything is scored."""
+    request = RerankRequest(id="r", query="q", documents=("short", "x " * MODEL.context_tokens))
+    with pytest.raises(RequestError) as refused:
+        await collect(request, engine().stream(request))
+    assert (refused.value.param, refused.value.code) == ("documents", "context_length_exceeded")
 
 
 async def test_keeps_its_speed() -> None:

@@ -150,6 +150,9 @@ class LlamaCppEngine:
                     source = self._complete(request)
                 case EmbeddingsRequest():
                     source = self._embed(request)
+                case _:  # the configuration may give a model any task
+                    msg = "The llama.cpp backend cannot rerank."
+                    raise RequestError(msg, param="model", code="unsupported_task")
             async with contextlib.aclosing(source):
                 async for event in source:
                     yield event

@@ -13,7 +13,16 @@ import pytest
 import pytest_asyncio
 from llamacpp_backend.engine import LlamaCppEngine
 
-from core.api import ChatRequest, CompletionRequest, EmbeddingsRequest, EngineRequest, RequestError, Sampling, Tool
+from core.api import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingsRequest,
+    EngineRequest,
+    RequestError,
+    RerankRequest,
+    Sampling,
+    Tool,
+)
 from core.engine.defaults import with_defaults
 from core.testing import Answer, chat, collect
 
@@ -133,6 +142,7 @@ async def test_a_prompt_over_the_context_names_both_numbers(engine: LlamaCppEngi
         (_completion("\ud800"), "prompt"),
         (_completion("a", echo=True, sampling=Sampling(logprobs=1)), "logprobs"),
         (chat("\ud800"), "messages"),
+        (RerankRequest(id="x", query="a", documents=("b",)), "model"),
         (EmbeddingsRequest(id="x", inputs=((),)), "input"),
         (EmbeddingsRequest(id="x", inputs=("\ud800",)), "input"),
         (EmbeddingsRequest(id="x", inputs=("a",), dimensions=577), "dimensions"),

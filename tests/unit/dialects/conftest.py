@@ -36,6 +36,11 @@ class Dialect:
         return openai.parse_embeddings(json.dumps({"model": "gpt-4", "input": "x", **fields}).encode(), LIMITS)
 
     @staticmethod
+    def rerank(**fields: Any) -> openai.Parsed:
+        body = {"model": "gpt-4", "query": "x", "documents": ["a", "b"], **fields}
+        return openai.parse_rerank(json.dumps(body).encode(), LIMITS)
+
+    @staticmethod
     def whole(parsed: openai.Parsed, *events: EngineEvent) -> dict[str, Any]:
         kinds: dict[str, type[BaseModel]] = {
             "chat": ChatCompletion,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.dialects.openai.fields import ACCEPTED, CHAT, COMPLETION, EMBEDDINGS
+from core.dialects.openai.fields import ACCEPTED, CHAT, COMPLETION, EMBEDDINGS, RERANK
 from core.errors import GatewayError
 
 ROOT = Path(__file__).parents[3]
@@ -35,6 +35,7 @@ def table(text: str, heading: str | None = None) -> list[tuple[str, ...]]:
         ("### Chat completions", {k: v for k, v in CHAT.honoured.items() if k not in SHARED}),
         ("### Legacy completions", {k: v for k, v in COMPLETION.honoured.items() if k not in SHARED}),
         ("### Embeddings", EMBEDDINGS.honoured),
+        ("### Rerank", RERANK.honoured),
         ("## Accepted", ACCEPTED),
     ],
 )
@@ -45,6 +46,7 @@ def test_fields_are_documented_as_they_are_checked(heading: str, honoured: dict[
 def test_refused_fields_are_documented() -> None:
     assert not COMPLETION.refused
     assert not EMBEDDINGS.refused
+    assert not RERANK.refused
     refused = [(name, ", ".join(("null", *why.harmless)), why.remedy) for name, why in CHAT.refused.items()]
     assert table(OPENAI, "## Refused") == refused
 

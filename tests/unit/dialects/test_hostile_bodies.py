@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.dialects import openai
-from core.dialects.openai.fields import ACCEPTED, CHAT, COMPLETION, EMBEDDINGS
+from core.dialects.openai.fields import ACCEPTED, CHAT, COMPLETION, EMBEDDINGS, RERANK
 from core.errors import GatewayError
 from core.settings import LimitsTable
 
@@ -21,11 +21,13 @@ PARSERS: dict[str, Callable[[bytes, LimitsTable], openai.Parsed]] = {
     "chat": openai.parse_chat,
     "completion": openai.parse_completion,
     "embeddings": openai.parse_embeddings,
+    "rerank": openai.parse_rerank,
 }
 GOOD: dict[str, dict[str, Any]] = {
     "chat": {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
     "completion": {"model": "m", "prompt": "hi"},
     "embeddings": {"model": "m", "input": "hi"},
+    "rerank": {"model": "m", "query": "hi", "documents": ["a"]},
 }
 
 
@@ -119,7 +121,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-NAMES = sorted({*CHAT.honoured, *COMPLETION.honoured, *EMBEDDINGS.honoured, *CHAT.refused, *ACCEPTED})
+NAMES = sorted({*CHAT.honoured, *COMPLETION.honoured, *EMBEDDINGS.honoured, *RERANK.honoured, *CHAT.refused, *ACCEPTED})
 PATHS = [name for name in NAMES if "." not in name and "[" not in name]
 
 

@@ -1,4 +1,4 @@
-"""Good bodies of legacy completions and embeddings."""
+"""Good bodies of legacy completions, embeddings and rankings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.api.messages import CompletionRequest, EmbeddingsRequest, Sampling
+from core.api.messages import CompletionRequest, EmbeddingsRequest, RerankRequest, Sampling
 from core.dialects import openai
 from core.settings import LimitsTable
 
@@ -90,3 +90,16 @@ def test_token_ids_count_as_they_are() -> None:
     parsed = parsed_embeddings(input=[[1, 2, 3], [4]])
     assert parsed.needs == {"token_prompts": "input"}
     assert parsed.estimated_prompt_tokens == 4
+
+
+# --- rerank -------------------------------------------------------------------------------------
+
+
+def test_rerank(dialect: Any) -> None:
+    """Documents are texts, however they are written; the query counts with each of them."""
+    parsed = dialect.rerank(query="12345678", documents=["abcd", {"text": "efgh"}], top_n=1, user="u")
+    assert parsed.request == RerankRequest(id=parsed.request.id, query="12345678", documents=("abcd", "efgh"), top_n=1)
+    assert (parsed.task, parsed.choices, parsed.needs, parsed.user) == ("rerank", 2, {}, "u")
+    assert parsed.estimated_prompt_tokens == 6
+    assert not parsed.return_documents
+    assert dialect.rerank(return_documents=True).return_documents

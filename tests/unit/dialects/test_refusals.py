@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from core.dialects import openai
-from core.dialects.openai import chat, completions, embeddings
-from core.dialects.openai.fields import ACCEPTED, CHAT, COMPLETION, EMBEDDINGS, Fields
+from core.dialects.openai import chat, completions, embeddings, rerank
+from core.dialects.openai.fields import ACCEPTED, CHAT, COMPLETION, EMBEDDINGS, RERANK, Fields
 from core.errors import GatewayError
 from core.settings import LimitsTable
 
@@ -20,16 +20,19 @@ PARSERS: dict[str, Callable[[bytes, LimitsTable], openai.Parsed]] = {
     "chat": openai.parse_chat,
     "completion": openai.parse_completion,
     "embeddings": openai.parse_embeddings,
+    "rerank": openai.parse_rerank,
 }
 GOOD: dict[str, dict[str, Any]] = {
     "chat": {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
     "completion": {"model": "m", "prompt": "hi"},
     "embeddings": {"model": "m", "input": "hi"},
+    "rerank": {"model": "m", "query": "hi", "documents": ["a"]},
 }
 ENDPOINTS = [
     (chat.ChatBody, CHAT),
     (completions.CompletionBody, COMPLETION),
     (embeddings.EmbeddingsBody, EMBEDDINGS),
+    (rerank.RerankBody, RERANK),
 ]
 
 
@@ -235,12 +238,32 @@ EMBEDDINGS_TABLE: list[tuple[dict[str, Any], str, str]] = [
     ({"stream": True}, "stream", UNKNOWN),
 ]
 
+RERANK_TABLE: list[tuple[dict[str, Any], str, str]] = [
+    ({"query": ""}, "query", VALUE),
+    ({"query": ["hi"]}, "query", TYPE),
+    ({"documents": []}, "documents", VALUE),
+    ({"documents": "a"}, "documents", TYPE),
+    ({"documents": ["a"] * 2049}, "documents", VALUE),
+    ({"documents": ["a", ""]}, "documents[1]", VALUE),
+    ({"documents": ["a", 7]}, "documents[1]", TYPE),
+    ({"documents": [{"text": ""}]}, "documents[0].text", VALUE),
+    ({"documents": [{"text": ["a"]}]}, "documents[0].text", TYPE),
+    ({"documents": [{}]}, "documents[0].text", MISSING),
+    ({"documents": [{"text": "a", "title": "b"}]}, "documents[0].title", UNKNOWN),
+    ({"top_n": 0}, "top_n", VALUE),
+    ({"top_n": 1.5}, "top_n", TYPE),
+    ({"return_documents": "yes"}, "return_documents", TYPE),
+    ({"max_tokens_per_doc": 7}, "max_tokens_per_doc", UNKNOWN),
+    ({"stream": True}, "stream", UNKNOWN),
+]
+
 
 def rows() -> Iterator[Any]:
     tables = {
         "chat": GENERATION_TABLE + CHAT_TABLE,
         "completion": GENERATION_TABLE + COMPLETION_TABLE,
         "embeddings": EMBEDDINGS_TABLE,
+        "rerank": RERANK_TABLE,
     }
     for task, table in tables.items():
         for fields, param, code in table:

@@ -15,6 +15,7 @@ from core.api.messages import (
     EngineEvent,
     Finished,
     ReasoningDelta,
+    Score,
     TextDelta,
     TokenLogprob,
     ToolCallDelta,
@@ -180,6 +181,38 @@ def test_embeddings_are_in_order_and_little_endian(dialect: Any, encoding_format
     assert body["model"] == "served"
 
 
+def ranked(parsed: openai.Parsed, *scores: float) -> dict[str, Any]:
+    events = [Score(index=index, score=score) for index, score in enumerate(scores)]
+    return json.loads(openai.reply(parsed, "served", [*reversed(events), USAGE]))
+
+
+def test_a_ranking_is_best_first(dialect: Any) -> None:
+    parsed = dialect.rerank(documents=["a", "b", "c", "d"])
+    assert ranked(parsed, 0.25, 0.75, -3.0, 0.75) == {
+        "id": parsed.request.id,
+        "object": "list",
+        "model": "served",
+        "results": [
+            {"index": 1, "relevance_score": 0.75},
+            {"index": 3, "relevance_score": 0.75},
+            {"index": 0, "relevance_score": 0.25},
+            {"index": 2, "relevance_score": -3.0},
+        ],
+        "usage": {"prompt_tokens": 11, "total_tokens": 11},
+    }
+
+
+@pytest.mark.parametrize(("top_n", "shown"), [(None, [1, 0]), (1, [1]), (2, [1, 0]), (9, [1, 0])])
+def test_a_ranking_is_as_long_as_it_is_wanted(dialect: Any, top_n: int | None, shown: list[int]) -> None:
+    body = ranked(dialect.rerank(top_n=top_n), 0.25, 0.75)
+    assert [result["index"] for result in body["results"]] == shown
+
+
+def test_a_ranking_may_hold_its_documents(dialect: Any) -> None:
+    body = ranked(dialect.rerank(documents=["a", {"text": "b"}], return_documents=True), 0.25, 0.75)
+    assert [result["document"] for result in body["results"]] == [{"text": "b"}, {"text": "a"}]
+
+
 @pytest.mark.parametrize(
     ("task", "fields", "events"),
     [
@@ -187,6 +220,7 @@ def test_embeddings_are_in_order_and_little_endian(dialect: Any, encoding_format
         ("chat", {"n": 2}, [Finished(choice=1), USAGE]),
         ("completion", {"prompt": ["a", "b"]}, [Finished(choice=0), USAGE]),
         ("embeddings", {"input": ["a", "b"]}, [Embedding(index=0, vector=b""), USAGE]),
+        ("rerank", {"top_n": 1}, [Score(index=0, score=1.0), USAGE]),
     ],
 )
 def test_an_answer_without_its_end_is_never_a_clean_one(
@@ -196,7 +230,7 @@ def test_an_answer_without_its_end_is_never_a_clean_one(
     with pytest.raises(GatewayError, match="without finishing") as caught:
         openai.reply(parsed, "m", events)
     assert caught.value.code == "engine_failed"
-    if task != "embeddings":
+    if task not in {"embeddings", "rerank"}:
         stream = openai.Stream(parsed, "m")
         stream.chunks(events)
         with pytest.raises(GatewayError, match="without finishing"):

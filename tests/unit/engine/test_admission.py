@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.api import ChatRequest, CompletionRequest, Content, EmbeddingsRequest, EngineRequest, Message
+from core.api import ChatRequest, CompletionRequest, Content, EmbeddingsRequest, EngineRequest, Message, RerankRequest
 from core.engine.admission import Admission, Ticket, count_endings, estimate_prompt_tokens
 
 
@@ -31,6 +31,7 @@ def enter(admission: Admission, n: int = 1, text: str = "") -> Ticket:
         (chat(1, "日本"), 1, 2),
         (CompletionRequest(id="r", prompts=("1234", (1, 2, 3)), n=2), 4, 4),
         (EmbeddingsRequest(id="r", inputs=("a", "b", "c")), 3, 3),
+        (RerankRequest(id="r", query="12345", documents=("a", "123456789", "")), 3, 8),
     ],
 )
 def test_what_a_request_counts(request_: EngineRequest, endings: int, tokens: int) -> None:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from core.api import ChatRequest, Embedding, EmbeddingsRequest, EngineEvent, Finished, TextDelta, Usage
+from core.api import (
+    ChatRequest,
+    Embedding,
+    EmbeddingsRequest,
+    EngineEvent,
+    Finished,
+    RerankRequest,
+    Score,
+    TextDelta,
+    Usage,
+)
 from core.engine.contract import ContractError, StreamCheck
 
 TWO_CHOICES = ChatRequest(id="r", messages=(), n=2)
@@ -29,6 +39,21 @@ def test_embeddings_end_by_their_vectors() -> None:
     for event in (Embedding(index=1, vector=b""), Embedding(index=0, vector=b""), Usage()):
         stream.see(event)
     stream.end()
+
+
+def test_rankings_end_by_their_scores() -> None:
+    """One per document, in any order, whatever the client will be shown."""
+    stream = StreamCheck(RerankRequest(id="r", query="q", documents=("a", "b"), top_n=1))
+    for event in (Score(index=1, score=-0.5), Score(index=0, score=2.0), Usage()):
+        stream.see(event)
+    stream.end()
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_a_score_must_be_finite(score: float) -> None:
+    """JSON knows no other numbers, and they cannot be sorted."""
+    with pytest.raises(ContractError, match=f"Score 0 of {score}, which is no finite number"):
+        StreamCheck(RerankRequest(id="r", query="q", documents=("a",))).see(Score(index=0, score=score))
 
 
 @pytest.mark.parametrize(

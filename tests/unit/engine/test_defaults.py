@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from core.api import CompletionRequest, EmbeddingsRequest, Sampling, SamplingDefaults
+import pytest
+
+from core.api import CompletionRequest, EmbeddingsRequest, EngineRequest, RerankRequest, Sampling, SamplingDefaults
 from core.engine.defaults import with_defaults
 
 DEFAULTS = SamplingDefaults(temperature=0.6, top_p=0.9, top_k=40, min_p=0.05)
@@ -17,7 +19,9 @@ def test_fills_only_what_is_open() -> None:
     assert filled.sampling == expected
 
 
-def test_embeddings_have_no_sampling() -> None:
-    """They pass as they are."""
-    request = EmbeddingsRequest(id="r", inputs=("x",))
-    assert with_defaults(request, DEFAULTS) is request
+@pytest.mark.parametrize(
+    "request_", [EmbeddingsRequest(id="r", inputs=("x",)), RerankRequest(id="r", query="q", documents=("x",))]
+)
+def test_what_generates_nothing_has_no_sampling(request_: EngineRequest) -> None:
+    """It passes as it is."""
+    assert with_defaults(request_, DEFAULTS) is request_

@@ -22,6 +22,7 @@ from core.api import (
     Finished,
     Load,
     RequestError,
+    Score,
     TextDelta,
     ToolCallDelta,
     Usage,
@@ -219,6 +220,45 @@ class LetsABatchChangeVectors(Sabotaged):
         return msgspec.structs.replace(event, vector=event.vector[::-1])
 
 
+class ScoresByPlace(Sabotaged):
+    def change(self, event, request):
+        return msgspec.structs.replace(event, score=1.0 / (1 + event.index)) if isinstance(event, Score) else event
+
+
+class ScoresRelatively(Sabotaged):
+    """As a softmax over the batch would."""
+
+    def change(self, event, request):
+        if not isinstance(event, Score):
+            return event
+        return msgspec.structs.replace(event, score=event.score / len(request.documents))
+
+
+class ScoresOnlyTheBest(Sabotaged):
+    def misread(self, request):
+        if (top_n := getattr(request, "top_n", None)) is None:
+            return request
+        return msgspec.structs.replace(request, documents=request.documents[:top_n])
+
+
+class ScoresAllAlike(Sabotaged):
+    def change(self, event, request):
+        return msgspec.structs.replace(event, score=0.5) if isinstance(event, Score) else event
+
+
+class ScoresNothing(Sabotaged):
+    def change(self, event, request):
+        return msgspec.structs.replace(event, score=float("nan")) if isinstance(event, Score) else event
+
+
+class CountsTheQueryOnce(Sabotaged):
+    def change(self, event, request):
+        if not isinstance(event, Usage):
+            return event
+        again = len(request.query.split()) * (len(request.documents) - 1)
+        return msgspec.structs.replace(event, prompt_tokens=event.prompt_tokens - again)
+
+
 CASES: list[tuple[type[Sabotaged], str]] = [
     (ForgetsUsage, "test_stream_ends_with_finished_and_usage"),
     (TalksOn, "test_stream_ends_with_finished_and_usage"),
@@ -249,6 +289,12 @@ CASES: list[tuple[type[Sabotaged], str]] = [
     (WritesWrongArguments, "test_required_tool"),
     (GivesLongVectors, "test_vectors_are_unit_and_distinct"),
     (LetsABatchChangeVectors, "test_a_batch_changes_no_vector"),
+    (ScoresByPlace, "test_neighbours_change_no_score"),
+    (ScoresRelatively, "test_neighbours_change_no_score"),
+    (ScoresOnlyTheBest, "test_every_document_has_a_finite_score"),
+    (ScoresAllAlike, "test_every_document_has_a_finite_score"),
+    (ScoresNothing, "test_every_document_has_a_finite_score"),
+    (CountsTheQueryOnce, "test_usage_counts_every_pair"),
 ]
 
 
