@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from decoding.tools import call_text, result_text, tool_prompt
 
 from core.api import ChatRequest, Message, RequestError, Sampling, Tool, ToolCall
-from llamacpp_backend.tools import call_text, result_text, tool_prompt
 
 __all__ = ["TemplateCaps", "chat_body", "sampling_body"]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 from decoding.stops import StopMatcher
+from decoding.tools import CallParser, CallPiece
 from pydantic_core import from_json
 
 from core.api import (
@@ -19,8 +20,7 @@ from core.api import (
     TokenLogprob,
     ToolCallDelta,
 )
-from llamacpp_backend.chunks import CallPiece, Chunk, Counts
-from llamacpp_backend.tools import CallParser
+from llamacpp_backend.chunks import Chunk, Counts
 
 __all__ = ["Choice"]
 
@@ -50,7 +50,7 @@ class Choice:
         self._index = index
         self._stops = StopMatcher(stops)
         self._echo = echo
-        self._parser = CallParser() if parses_calls else None
+        self._parser = CallParser(bound=True) if parses_calls else None
         self._json: list[str] | None = [] if bound_to_json else None
         self._called = False
         self._waiting_tokens = 0
@@ -129,7 +129,7 @@ class Choice:
     def _end(self, reason: FinishReason) -> Iterator[EngineEvent]:
         held = self._stops.flush()
         if self._parser:
-            held += self._parser.flush()
+            held += "".join(piece for piece in self._parser.finish() if isinstance(piece, str))
         if held or self._waiting_logprobs:
             tokens, logprobs = self._take()
             if self._json is not None:

@@ -5,19 +5,12 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import msgspec
+from decoding.tools import CallPiece
 
 from core.api import EngineError, FinishReason, TokenLogprob
 from llamacpp_backend.failures import failure
 
-__all__ = ["CallPiece", "Chunk", "Counts", "decode_chat", "decode_completion"]
-
-
-class CallPiece(msgspec.Struct, frozen=True):
-    """More of tool call ``index``; the first piece has the name."""
-
-    index: int
-    name: str | None = None
-    arguments: str = ""
+__all__ = ["Chunk", "Counts", "decode_chat", "decode_completion"]
 
 
 class Counts(msgspec.Struct, frozen=True):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from decoding.tools import CallPiece
 from llamacpp_backend.choice import Choice
-from llamacpp_backend.chunks import CallPiece, Chunk, Counts, decode_chat, decode_completion
+from llamacpp_backend.chunks import Chunk, Counts, decode_chat, decode_completion
 
 from core.api import EngineError, EngineEvent, Finished, ReasoningDelta, RequestError, TextDelta, ToolCallDelta
 

@@ -6,10 +6,10 @@ import itertools
 import json
 
 import pytest
+from decoding.tools import PLAIN, CallParser, CallPiece, call_text, tool_prompt
+from decoding.tools.scanner import JsonScanner
 from hypothesis import given
 from hypothesis import strategies as st
-from llamacpp_backend.chunks import CallPiece
-from llamacpp_backend.tools import OPEN, CallParser, JsonScanner, call_text, tool_prompt
 
 from core.api import EngineError, FunctionCall, Tool, ToolCall, ToolChoice
 
@@ -19,7 +19,7 @@ def _call(name: str, arguments: str) -> str:
 
 
 def _parse(pieces: list[str]) -> tuple[str, list[tuple[str, str]], bool]:
-    parser, text = CallParser(), ""
+    parser, text = CallParser(bound=True), ""
     calls: list[list[str]] = []
     for piece in pieces:
         for found in parser.push(piece):
@@ -30,7 +30,8 @@ def _parse(pieces: list[str]) -> tuple[str, list[tuple[str, str]], bool]:
                 calls.append([found.name, found.arguments])
             else:
                 calls[found.index][1] += found.arguments
-    return text + parser.flush(), [(name, arguments) for name, arguments in calls], parser.repeated
+    text += "".join(piece for piece in parser.finish() if isinstance(piece, str))
+    return text, [(name, arguments) for name, arguments in calls], parser.repeated
 
 
 _JSON = st.dictionaries(
@@ -48,7 +49,7 @@ def test_any_cut_gives_the_same_calls(arguments: dict[str, object], cuts: list[i
     assert _parse(pieces) == ("Let me see.", [("look_up", first), ("f", second)], False)
 
 
-@given(text=st.text("<tol_ca> x\n", max_size=30).filter(lambda text: OPEN not in text))
+@given(text=st.text("<tol_ca> x\n", max_size=30).filter(lambda text: PLAIN.mark not in text))
 def test_plain_text_passes_untouched(text: str) -> None:
     """Also what looks like the beginning of a call, and blank space."""
     assert _parse(list(text)) == (text, [], False)
@@ -56,9 +57,9 @@ def test_plain_text_passes_untouched(text: str) -> None:
 
 def test_arguments_arrive_as_they_are_written() -> None:
     """Long arguments are not held back until the call is complete."""
-    parser = CallParser()
-    parser.push('<tool_call>{"name": "f", "arguments": ')
-    assert parser.push('{"text": "abc') == [CallPiece(0, None, '{"text": "abc')]
+    parser = CallParser(bound=True)
+    assert parser.push('<tool_call>{"name": "f", "arguments": {') == [CallPiece(0, "f"), CallPiece(0, None, "{")]
+    assert parser.push('"text": "abc') == [CallPiece(0, None, '"text": "abc')]
 
 
 def test_a_repeated_call_ends_the_answer() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from llamacpp_backend.grammar import answer_grammar, tool_grammar
+from decoding.grammar import answer_grammar, tool_grammar
 from llguidance import LLMatcher, LLTokenizer
 
 from core.api import RequestError, ResponseFormat, Tool, ToolChoice

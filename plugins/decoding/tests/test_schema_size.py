@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from llamacpp_backend.grammar import answer_grammar
-from llamacpp_backend.schema_size import check_size
+from decoding.grammar import answer_grammar
+from decoding.schema_size import check_size
 
 from core.api import RequestError, ResponseFormat
 
