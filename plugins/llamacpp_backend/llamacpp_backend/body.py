@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import string
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from decoding.tools import call_text, result_text, tool_prompt
+from decoding.messages import bodies, calls_as_text, instruct
+from decoding.tools import tool_prompt
 
-from core.api import ChatRequest, Message, RequestError, Sampling, Tool, ToolCall
+from core.api import ChatRequest, Message, Sampling, Tool
 
 __all__ = ["TemplateCaps", "chat_body", "sampling_body"]
 
 _SEEDS = 2**32 - 1
-_ID_ALPHABET = string.digits + string.ascii_letters
-_ID_LENGTH = 9
 _GREEDY_BELOW = 1e-6  # llama.cpp divides by the temperature in float32: near 1e-38 that gives random tokens
 
 Body = dict[str, Any]
@@ -93,59 +90,5 @@ def _tool(tool: Tool) -> Body:
 
 
 def _messages(messages: Sequence[Message], caps: TemplateCaps, prompt: str | None) -> list[Body]:
-    names = {call.id: call.function.name for message in messages for call in message.tool_calls}
-    rendered: list[Body] = []
-    for index, message in enumerate(messages):
-        body = _message(message, caps, names, f"messages[{index}]")
-        if rendered and message.role == "tool" and body["role"] == "user" and messages[index - 1].role == "tool":
-            # Results of parallel calls make one turn: many templates want the roles to alternate.
-            rendered[-1]["content"] += "\n" + body["content"]
-        else:
-            rendered.append(body)
-    if prompt is not None:
-        if rendered and rendered[0]["role"] == "system":
-            rendered[0]["content"] = f"{rendered[0]['content']}\n\n{prompt}"
-        else:
-            rendered.insert(0, {"role": "system", "content": prompt})
-    return rendered
-
-
-def _message(message: Message, caps: TemplateCaps, names: dict[str, str], where: str) -> Body:
-    if message.role == "developer":
-        return {"role": "system", "content": message.text}
-    if message.role == "tool":
-        if not caps.supports_tool_calls:
-            return {"role": "user", "content": result_text(message)}
-        call = message.tool_call_id or ""
-        name = message.name or names.get(call, "")
-        return {"role": "tool", "content": message.text, "tool_call_id": _short_id(call), "name": name}
-    body: Body = {"role": message.role, "content": message.text}
-    if message.reasoning:
-        body["reasoning_content"] = message.reasoning
-    if message.tool_calls and caps.supports_tool_calls:
-        body["tool_calls"] = [_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(message.tool_calls)]
-    elif message.tool_calls:
-        body["content"] = message.text + call_text(message.tool_calls)
-    return body
-
-
-def _call(call: ToolCall, where: str) -> Body:
-    # Templates take arguments apart; text that is not JSON would fail deep inside llama.cpp.
-    try:
-        msgspec.json.decode(call.function.arguments, type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        param = f"{where}.function.arguments"
-        msg = f"'{param}' must be a JSON object: {error}"
-        raise RequestError(msg, param=param) from error
-    function = {"name": call.function.name, "arguments": call.function.arguments}
-    return {"id": _short_id(call.id), "type": "function", "function": function}
-
-
-def _short_id(call: str) -> str:
-    """Return the call's id as the strictest templates want it (Mistral's): nine letters and digits."""
-    number = int.from_bytes(hashlib.blake2b(call.encode(errors="replace"), digest_size=8).digest())
-    digits = []
-    for _ in range(_ID_LENGTH):
-        number, digit = divmod(number, len(_ID_ALPHABET))
-        digits.append(_ID_ALPHABET[digit])
-    return "".join(digits)
+    told = bodies(messages if caps.supports_tool_calls else calls_as_text(messages), decode_arguments=False)
+    return told if prompt is None else instruct(told, prompt)
