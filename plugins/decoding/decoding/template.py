@@ -137,7 +137,7 @@ class ChatTemplate:
 
     def _has(self, *marks: str) -> bool:
         vocabulary = self._tokenizer.get_added_vocab()
-        return marks[1] in (self.source or "") or all(mark in vocabulary for mark in marks)
+        return any(mark in (self.source or "") for mark in marks) or all(mark in vocabulary for mark in marks)
 
 
 def _source(tokenizer: PreTrainedTokenizerBase) -> str | None:
