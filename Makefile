@@ -1,23 +1,27 @@
 # Two commands do everything on a fresh machine: `make serve` and `make test`.
 
-PYTHON   ?= python3
-BACKENDS ?= llamacpp
-HOST     ?= 127.0.0.1
-PORT     ?= 8080
-WORKERS  ?= 1
-VENV     ?= .venv
-MODEL    ?= smollm2-135m
+PYTHON      ?= python3
+BACKENDS    ?= llamacpp
+HOST        ?= 127.0.0.1
+PORT        ?= 8080
+WORKERS     ?= 1
+VENV        ?= .venv
+MODEL       ?= smollm2-135m
+# Pins torch. On Linux its wheel of the default index is for CUDA and weighs gigabytes: for a machine without a GPU,
+# name the CPU index of PyTorch's install page in PIP_EXTRA_INDEX_URL, which pip reads by itself.
+CONSTRAINTS ?= tests/constraints.txt
 
+libraries := plugins/decoding
 plugins   := $(foreach backend,$(BACKENDS),plugins/$(backend)_backend)
 installed := $(VENV)/.installed-$(subst $() ,-,$(sort $(BACKENDS)))
-sources   := pyproject.toml $(wildcard $(addsuffix /pyproject.toml,$(plugins)))
+sources   := pyproject.toml $(wildcard $(addsuffix /pyproject.toml,$(libraries) $(plugins))) $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test lint clean
 
 help: ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
-	@echo '  variables: BACKENDS="$(BACKENDS)" HOST=$(HOST) PORT=$(PORT) WORKERS=$(WORKERS) VENV=$(VENV) PYTHON=$(PYTHON)'
+	@echo '  variables: BACKENDS="$(BACKENDS)" HOST=$(HOST) PORT=$(PORT) WORKERS=$(WORKERS) VENV=$(VENV) PYTHON=$(PYTHON) CONSTRAINTS=$(CONSTRAINTS)'
 
 install: $(installed) ## make the virtual environment and install the gateway with BACKENDS
 
@@ -25,7 +29,7 @@ $(installed): $(sources)
 	@for plugin in $(plugins); do test -d $$plugin || { echo "There is no $$plugin. BACKENDS may name: $$(ls plugins | sed -n 's/_backend$$//p' | xargs)"; exit 2; }; done
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet -e . $(addprefix -e ./,$(plugins))
+	$(VENV)/bin/python -m pip install --quiet $(addprefix -c ,$(CONSTRAINTS)) -e . $(addprefix -e ./,$(libraries) $(plugins))
 	@touch $@
 
 serve: install ## install, fetch the demo weights, and serve on HOST:PORT

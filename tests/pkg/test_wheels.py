@@ -21,6 +21,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
 PACKAGES += sorted(path.parent for path in ROOT.glob("examples/*/pyproject.toml"))
 
+# Their runtimes weigh gigabytes; what is tested here must hold without them.
+WITHOUT_DEPENDENCIES = ("ai_gateway_torch-",)
+
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -44,11 +47,14 @@ def wheels(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def python(wheels, tmp_path_factory) -> Path:
-    """The interpreter of a bare environment with all wheels in it."""
+    """The interpreter of a bare environment with all wheels in it, and what they need but for the biggest runtimes."""
     folder = tmp_path_factory.mktemp("bare")
     venv.create(folder, with_pip=True)
     interpreter = folder / "bin" / "python"
-    run(interpreter, "-m", "pip", "install", "--quiet", *sorted(wheels.glob("*.whl")), cwd=folder)
+    built = sorted(wheels.glob("*.whl"))
+    alone = [wheel for wheel in built if wheel.name.startswith(WITHOUT_DEPENDENCIES)]
+    run(interpreter, "-m", "pip", "install", "--quiet", *(one for one in built if one not in alone), cwd=folder)
+    run(interpreter, "-m", "pip", "install", "--quiet", "--no-deps", *alone, cwd=folder)
     return interpreter
 
 
@@ -99,8 +105,14 @@ def test_all_packages_share_one_version() -> None:
 def test_every_plugin_is_found(python, tmp_path) -> None:
     plugins = {row["name"]: row for row in json.loads(run(python, "-m", "core", "plugins", "--json", cwd=tmp_path))}
 
-    assert {"builtin", "echo", "sticky", "llamacpp"} <= plugins.keys()
+    assert {"builtin", "echo", "sticky", "llamacpp", "torch"} <= plugins.keys()
     assert {row["status"] for row in plugins.values()} == {"loaded"}
+
+
+@pytest.mark.parametrize("module", ["decoding.sampling", "llamacpp_backend.engine"])
+def test_what_a_wheel_requires_suffices_to_import_it(python, tmp_path, module) -> None:
+    """Also the library's: what only some engines need of it is an extra."""
+    run(python, "-c", f"import {module}", cwd=tmp_path)
 
 
 def test_the_default_configuration_is_valid(python, tmp_path) -> None:
