@@ -118,7 +118,7 @@ def tool_grammar(
             return _thoughtful({"start": f"{mark} calls"} | calls, reasoning)
         if "answer" in fixed:
             return _thoughtful({"start": f"answer | {mark} calls"} | calls, reasoning)
-        return _thoughtful(_free(form, mark, reasoning) | calls, reasoning, gap=False)
+        return _thoughtful(_free(form, mark, reasoning) | calls, reasoning, gap=form.bare)
 
     # The byte vocabulary has none of the special tokens: what is checked has marks of ordinary text instead.
     _checked(rules(replace(tool_form, tokens={}), None), param="tools")
@@ -143,6 +143,8 @@ def _free(form: ToolForm, mark: str, reasoning: Reasoning | None) -> Rules:
     excluded = [f"(?s:.*{_escaped(form.mark)}.*)"]
     opening = [] if reasoning is None or reasoning.opened else [rf"\s*{_escaped(reasoning.open)}(?s:.*)"]
     if form.bare:
+        if reasoning is not None:
+            excluded.append(r"\n(?s:.*)")  # blank lines after a thought may stand before a call, so they are no text
         excluded.append(rf'\s*\{{\s*"({"|".join(KEYS)})"(?s:.*)')
     rules = {"TEXT": _anything_but(*excluded, *opening)}
     if form.bare:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Floats", "Runner"]
+__all__ = ["Embedder", "Floats", "Runner", "Scorer"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -51,4 +51,36 @@ class Runner(Protocol):
 
     def embed(self, inputs: Sequence[Sequence[int]]) -> Floats:
         """Return one pooled vector per input, ``[len(inputs), size]``, not yet normalised; the slots stay as they are."""
+        ...
+
+
+class Embedder(Protocol):
+    """A loaded encoder, or a `Runner`, seen as what turns tokens into vectors.
+
+    Attributes:
+        context_tokens: most tokens of one input.
+    """
+
+    context_tokens: int
+
+    def embed(self, inputs: Sequence[Sequence[int]]) -> Floats:
+        """As `Runner.embed`."""
+        ...
+
+
+class Scorer(Protocol):
+    """A loaded cross-encoder: reads a query and a document together.
+
+    Attributes:
+        context_tokens: most tokens of a query and a document together.
+    """
+
+    context_tokens: int
+
+    def count(self, query: str, document: str) -> int:
+        """Return the tokens of a pair, its marks included; called from any thread."""
+        ...
+
+    def score(self, query: str, documents: Sequence[str]) -> Floats:
+        """Return the relevance of each document, 0 to 1, ``[len(documents)]``."""
         ...

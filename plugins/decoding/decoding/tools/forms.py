@@ -84,7 +84,7 @@ LLAMA3 = ToolForm(
 """Llama 3.1, 3.2 and 3.3."""
 FORMS = (PLAIN, HERMES, MISTRAL, MISTRAL_V11, LLAMA3)
 
-_MISTRAL_LIST = re.compile(r"\[TOOL_CALLS\]\s*\[")
+_MISTRAL_LIST = re.compile(r"\[TOOL_CALLS\](\s*\[)")
 
 
 def form_of(template: str | None, special_tokens: Mapping[str, int]) -> ToolForm:
@@ -92,8 +92,8 @@ def form_of(template: str | None, special_tokens: Mapping[str, int]) -> ToolForm
 
     Args:
         template: the chat template's source; None: the model has none.
-        special_tokens: text -> id of the tokens that LLGuidance takes for special
-            (`LLTokenizer.is_special_token`): a grammar must name them, for it cannot spell them.
+        special_tokens: text -> id of the tokens that are special in the `LLTokenizer` which the grammars run on:
+            a grammar has to name them, it cannot spell them.
     """
     form = _taught(template or "")
     tokens = {mark: special_tokens[mark] for mark in (form.mark, *form.inner) if mark in special_tokens}
@@ -106,7 +106,8 @@ def _taught(template: str) -> ToolForm:
     if "[TOOL_CALLS]" in template:
         if "[ARGS]" in template:
             return MISTRAL_V11
-        return MISTRAL if _MISTRAL_LIST.search(template) else PLAIN
+        written = _MISTRAL_LIST.search(template)
+        return replace(MISTRAL, opening=written[1]) if written else PLAIN
     if "<tool_call>" in template and '"arguments": ' in template.replace("\\", ""):
         return HERMES
     if "<|start_header_id|>" in template and '"parameters": ' in template.replace("\\", ""):

@@ -32,7 +32,7 @@ class CallParser:
     """Cuts generated text into plain text and the pieces of tool calls; how it was cut does not matter.
 
     Names come whole, arguments as they are written: that they are valid JSON is not checked. Blank space before
-    and between calls belongs to neither. Without a call the text passes unchanged.
+    and between calls belongs to neither, nor does what separates them. Without a call the text passes unchanged.
 
     Text without a grammar (not ``bound``): what follows a mark but is not a call of one of the ``names`` is plain
     text, mark and all; so is a call cut off before its arguments. What should close a call but does not is plain
@@ -189,8 +189,8 @@ class CallParser:
             if not text:
                 return False
             if text[0] == separator or (not close and text[0] == "{"):
-                begin = len(self._buffer) - len(text) + (text[0] == separator)
-                self._await_head(begin, "", must=self._bound)
+                self._buffer = text.removeprefix(separator)
+                self._await_head(0, "", must=self._bound)
                 return True
         if text.startswith(close):
             self._buffer, self._state = text[len(close) :] if close else self._buffer, self._in_text

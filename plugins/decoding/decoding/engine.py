@@ -1,0 +1,155 @@
+"""All of an engine but its runtime: `core.api.Engine.stream` over a `Runner`, an `Embedder` or a `Scorer`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
+from core.api import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingsRequest,
+    EngineError,
+    EngineEvent,
+    EngineRequest,
+    Finished,
+    Load,
+    RerankRequest,
+    TextDelta,
+    Usage,
+)
+from decoding.device_thread import DeviceThread
+from decoding.generation import Arrival, Generation
+from decoding.pooled import embed, rerank
+from decoding.prompts import Draw, Prompts
+from decoding.runner import Embedder, Runner, Scorer
+from decoding.scheduler import Limits
+from decoding.template import ChatTemplate
+from decoding.tokens import Vocabulary
+
+__all__ = ["DecodingEngine"]
+
+Events = AsyncGenerator[EngineEvent, None]
+_Queue = asyncio.Queue[list[EngineEvent] | EngineError]
+
+
+class DecodingEngine:
+    """Serves requests; make it in a running loop, once the model is loaded.
+
+    Args:
+        vocabulary: of the model.
+        template: its chat template.
+        limits: on the prompt tokens of one step.
+        runner: the model as a generator of text, None if it is none.
+        embedder: the model as what makes vectors; a runner can do this too.
+        scorer: the model as a cross-encoder.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary: Vocabulary,
+        template: ChatTemplate,
+        limits: Limits,
+        runner: Runner | None = None,
+        embedder: Embedder | None = None,
+        scorer: Scorer | None = None,
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._limits = limits
+        self._embedder = embedder
+        self._scorer = scorer
+        self._running = 0
+        self._loop = asyncio.get_running_loop()
+        self._generation: Generation | None = None
+        self._kv_tokens = 1
+        if runner is not None:
+            self._kv_tokens = runner.slots * runner.context_tokens
+            self._generation = Generation(
+                runner, vocab_size=vocabulary.size, limits=limits, deliver=self._deliver_from_thread
+            )
+        context_tokens = 0 if runner is None else runner.context_tokens
+        self._prompts = Prompts(vocabulary, template, context_tokens=context_tokens)
+        self._device = DeviceThread(self._generation.step if self._generation else lambda: False)
+
+    def load_now(self) -> Load:
+        """See `core.api.Engine.load_now`."""
+        used = self._generation.used_tokens if self._generation else 0
+        return Load(running=self._running, kv_used=min(1.0, used / self._kv_tokens), steps=self._device.steps)
+
+    async def close(self) -> None:
+        """End the device's thread after the step it is in."""
+        await self._device.close()
+        if self._generation is not None:
+            self._generation.close()
+
+    async def stream(self, request: EngineRequest) -> Events:
+        """See `core.api.Engine.stream`."""
+        self._running += 1
+        try:
+            async with contextlib.aclosing(self._events(request)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._running -= 1
+
+    def _events(self, request: EngineRequest) -> Events:
+        batch_tokens = self._limits.prefill_tokens_alone
+        match request:
+            case ChatRequest() | CompletionRequest() if self._generation is not None:
+                return self._generate(request, self._generation)
+            case EmbeddingsRequest() if self._embedder is not None:
+                return embed(request, self._vocabulary, self._embedder, self._device, batch_tokens=batch_tokens)
+            case RerankRequest() if self._scorer is not None:
+                return rerank(request, self._scorer, self._device, batch_tokens=batch_tokens)
+        msg = f"This model was not loaded for a {type(request).__name__}."
+        raise EngineError(msg)
+
+    async def _generate(self, request: ChatRequest | CompletionRequest, generation: Generation) -> Events:
+        if isinstance(request, ChatRequest):
+            draws = await asyncio.to_thread(self._prompts.chat, request)
+        else:
+            draws = await asyncio.to_thread(self._prompts.completion, request)
+        for index, draw in enumerate(draws):
+            if draw.echo:
+                yield TextDelta(choice=index, text=draw.echo, tokens=0)
+        arrived: _Queue = asyncio.Queue()
+        try:
+            for draw in draws:
+                draw.row.reader = arrived
+                generation.add(draw.row)
+            self._device.wake()
+            going = len(draws)
+            while going:
+                events = await arrived.get()
+                if isinstance(events, EngineError):
+                    raise events
+                for event in events:
+                    going -= isinstance(event, Finished)
+                    yield event
+        finally:
+            if going := [draw for draw in draws if not draw.row.answer.finished]:
+                for draw in going:
+                    generation.cancel(draw.row)
+                self._device.wake()
+        yield _usage(draws, request.n)
+
+    def _deliver_from_thread(self, arrivals: list[Arrival]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(_deliver, arrivals)
+
+
+def _deliver(arrivals: list[Arrival]) -> None:
+    for row, events in arrivals:
+        row.reader.put_nowait(events)
+
+
+def _usage(draws: list[Draw], n: int) -> Usage:
+    rows = [draw.row for draw in draws]
+    return Usage(
+        prompt_tokens=sum(len(row.sequence.prompt) for row in rows[::n]),
+        completion_tokens=sum(row.answer.tokens for row in rows),
+        cached_tokens=sum(row.sequence.cached for row in rows[::n]),
+        reasoning_tokens=sum(row.answer.reasoning_tokens for row in rows),
+    )

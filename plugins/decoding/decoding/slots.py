@@ -1,0 +1,80 @@
+"""Where a new prompt goes: which slot holds the longest beginning of it, and whether to take that slot or copy from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["WORTH_COPYING_TOKENS", "Content", "Place", "choose_slot", "common_prefix"]
+
+WORTH_COPYING_TOKENS = 16
+"""A shared beginning shorter than this is computed again: most chats share a few tokens of template, and taking them from
+another slot saves less than the copy of a slot's memory costs."""
+
+_BLOCK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What one slot holds.
+
+    Attributes:
+        slot: its number.
+        tokens: whose keys and values are in it, from position 0.
+        free: no sequence works in it.
+        last_used: step at which it was left; lower is longer ago.
+    """
+
+    slot: int
+    tokens: Sequence[int]
+    free: bool
+    last_used: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a sequence goes: the first ``length`` tokens are there already, or are copied there from ``copy_from``."""
+
+    slot: int
+    copy_from: int | None
+    length: int
+
+
+def choose_slot(prompt: Sequence[int], contents: Iterable[Content]) -> Place | None:
+    """Return the place for a prompt, None when no slot is free.
+
+    A free slot is taken as it is if the prompt shares at least half of what it holds: the rest is lost, and that is
+    then a conversation's own old end more often than somebody else's. Else what is shared is copied into the free
+    slot that is missed least: an empty one, or the one used longest ago. The last token of a prompt is always computed
+    again, because its logits are wanted.
+    """
+    contents = list(contents)
+    free = [content for content in contents if content.free]
+    if not free:
+        return None
+    most = len(prompt) - 1
+    shared = {content.slot: min(most, common_prefix(prompt, content.tokens)) for content in contents}
+    best = max(contents, key=lambda content: (shared[content.slot], content.free, -content.slot))
+    length = shared[best.slot]
+    if best.free and length and 2 * length >= len(best.tokens):
+        return Place(best.slot, None, length)
+    others = [content for content in free if content is not best] or free
+    target = min(others, key=lambda content: (bool(content.tokens), content.last_used, content.slot))
+    if length >= WORTH_COPYING_TOKENS and target is not best:
+        return Place(target.slot, best.slot, length)
+    return Place(target.slot, None, shared[target.slot])
+
+
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens two sequences begin with in common."""
+    most = min(len(one), len(other))
+    start = 0
+    # Whole blocks are compared in C; only the block that differs is looked at token by token.
+    while start < most and list(one[start : start + _BLOCK]) == list(other[start : start + _BLOCK]):
+        start += _BLOCK
+    start = min(start, most)
+    end = min(start + _BLOCK, most)
+    for index in range(start, end):
+        if one[index] != other[index]:
+            return index
+    return end
