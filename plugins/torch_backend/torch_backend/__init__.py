@@ -1,0 +1,1 @@
+"""Hugging Face models through torch and transformers, as a backend of AI Gateway."""

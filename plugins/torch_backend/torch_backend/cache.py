@@ -1,0 +1,170 @@
+"""A KV cache of slots: rows of one tensor a layer, each with a length of its own, behind transformers' `Cache`.
+
+Nothing grows and nothing is concatenated: a forward call writes its tokens where they stand and reads a view.
+Before each call `SlotCache.step` is set to say which rows and positions that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+__all__ = ["LayerShape", "SlotCache", "Step"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one layer keeps of each token."""
+
+    heads: int
+    key_size: int
+    value_size: int
+
+    @property
+    def numbers(self) -> int:
+        """Numbers kept of each token."""
+        return self.heads * (self.key_size + self.value_size)
+
+
+class Step:
+    """Which part of the cache one forward call writes and reads.
+
+    Attributes:
+        rows: the physical rows, a range.
+        end: positions ``0 .. end - 1`` of them are read; what a row does not hold yet is masked.
+        positions: where the new tokens stand, ``[rows, new]``.
+        index: the same as places in a layer's tensor seen as one long row, ``[rows * new]``.
+        causal: the new tokens are all there is, so that plain causal attention is right.
+        full: every new token sees every position that is read.
+    """
+
+    __slots__ = ("_masks", "causal", "end", "full", "index", "positions", "rows")
+
+    def __init__(
+        self, rows: range, end: int, positions: torch.Tensor, index: torch.Tensor, *, causal: bool, full: bool
+    ):
+        self.rows = rows
+        self.end = end
+        self.positions = positions
+        self.index = index
+        self.causal = causal
+        self.full = full
+        self._masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = {}
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """What is added to attention's scores, ``[rows, 1, new, end]``; None if nothing is hidden."""
+        if window is not None and window >= self.end:
+            window = None
+        if self.full and window is None:
+            return None
+        found = self._masks.get((window, dtype))
+        if found is None:
+            keys = torch.arange(self.end, device=self.positions.device)
+            queries = self.positions[:, :, None]
+            hidden = keys > queries
+            if window is not None:
+                hidden |= keys <= queries - window
+            found = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
+            found = self._masks[window, dtype] = found[:, None]
+        return found
+
+
+class _SlotLayer(CacheLayerMixin):
+    """One layer's keys and values, ``[slots, capacity, heads, size]``."""
+
+    is_sliding = False
+
+    def __init__(self, owner: SlotCache, shape: LayerShape, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self._owner = owner
+        # Zeros, not empty: a masked position still enters a product, and 0 * nan is nan.
+        self.keys = torch.zeros(owner.slots, owner.capacity, shape.heads, shape.key_size, dtype=dtype, device=device)
+        self.values = torch.zeros(
+            owner.slots, owner.capacity, shape.heads, shape.value_size, dtype=dtype, device=device
+        )
+        self._flat_keys = self.keys.view(-1, shape.heads, shape.key_size)
+        self._flat_values = self.values.view(-1, shape.heads, shape.value_size)
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing: the shapes are known from the start."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: object, **_kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write ``[rows, heads, new, size]`` where the step says; return views of all that it reads."""
+        step = self._owner.step
+        self._flat_keys.index_copy_(0, step.index, key_states.transpose(1, 2).flatten(0, 1))
+        self._flat_values.index_copy_(0, step.index, value_states.transpose(1, 2).flatten(0, 1))
+        rows = slice(step.rows.start, step.rows.stop)
+        return self.keys[rows, : step.end].transpose(1, 2), self.values[rows, : step.end].transpose(1, 2)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of what is read."""
+        del query_length
+        return self._owner.step.end, 0
+
+    def get_seq_length(self) -> int:
+        """Positions before the new tokens; rows differ, so this is the longest row's."""
+        step = self._owner.step
+        return step.end - step.positions.shape[1]
+
+    def get_max_length(self) -> int:
+        """Most tokens of a row."""
+        return self._owner.capacity
+
+
+class SlotCache(Cache):
+    """All layers, and which part of them the next forward call works on."""
+
+    def __init__(
+        self, shapes: Sequence[LayerShape], slots: int, capacity: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.slots = slots
+        self.capacity = capacity
+        self.device = device
+        nothing = torch.zeros(0, 1, dtype=torch.long, device=device)
+        self.step = Step(range(0), 0, nothing, nothing.flatten(), causal=False, full=True)
+        super().__init__(layers=[_SlotLayer(self, shape, dtype, device) for shape in shapes])
+
+    def begin_chunk(self, row: int, start: int, count: int) -> torch.Tensor:
+        """Make the next call one of ``count`` new tokens of a row; return their positions, ``[1, count]``."""
+        end = start + count
+        positions = torch.arange(start, end, device=self.device)
+        self.step = Step(
+            range(row, row + 1),
+            end,
+            positions[None],
+            positions + row * self.capacity,
+            causal=start == 0,
+            full=count == 1,
+        )
+        return self.step.positions
+
+    def begin_decode(self, positions: Sequence[int]) -> torch.Tensor:
+        """Make the next call one of a new token in each of the first rows; return their positions, ``[rows, 1]``."""
+        end = max(positions) + 1
+        places = torch.tensor(positions, device=self.device)
+        index = places + torch.arange(0, len(positions) * self.capacity, self.capacity, device=self.device)
+        self.step = Step(
+            range(len(positions)), end, places[:, None], index, causal=False, full=min(positions) == end - 1
+        )
+        return self.step.positions
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first positions of one row into another."""
+        for layer in self.layers:
+            layer.keys[target, :length] = layer.keys[source, :length]
+            layer.values[target, :length] = layer.values[source, :length]
+
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchange the first positions of two rows."""
+        for layer in self.layers:
+            for kept in (layer.keys, layer.values):
+                held = kept[one, :length].clone()
+                kept[one, :length] = kept[other, :length]
+                kept[other, :length] = held
