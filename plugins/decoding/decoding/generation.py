@@ -104,7 +104,7 @@ class Generation:
                 _log.exception("a step failed")
                 for sequence in {chunk.sequence for chunk in step.chunks} | set(step.decodes):
                     self._fail(sequence, error)
-            self.used_tokens = self._state.used_tokens
+        self.used_tokens = self._state.used_tokens
         arrivals, self._arrivals = self._arrivals, []
         if arrivals:
             self._deliver(arrivals)

@@ -178,23 +178,25 @@ def plan(state: State, limits: Limits) -> Step:
 def _admit(state: State) -> list[Admission]:
     """Give free slots to those who wait, in order.
 
-    A sequence whose very prompt is in prefill elsewhere waits until it can be copied, and lets others pass.
+    A sequence whose very prompt is being computed elsewhere waits until it can be copied, and lets others pass.
     """
     if not state.waiting:
         return []
     contents = {content.slot: content for content in state.contents()}
-    in_prefill = {id(sequence.prompt) for sequence in state.running if sequence.in_prefill}
+    begun = {id(sequence.prompt) for sequence in state.running if sequence.in_prefill}
+    begun -= {id(sequence.prompt) for sequence in state.running if sequence.computed >= len(sequence.prompt) - 1}
     admissions: list[Admission] = []
     for sequence in state.waiting:
         if not any(content.free for content in contents.values()):
             break
-        if id(sequence.prompt) in in_prefill:
+        if id(sequence.prompt) in begun:
             continue
         place = choose_slot(sequence.prompt, contents.values())
         if place is None:
             break
         admissions.append(Admission(sequence, place.slot, place.copy_from, place.length))
-        in_prefill.add(id(sequence.prompt))
+        if place.length < len(sequence.prompt) - 1:
+            begun.add(id(sequence.prompt))
         contents[place.slot] = _taken(place, sequence)
     return admissions
 

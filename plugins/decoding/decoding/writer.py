@@ -78,7 +78,12 @@ class AnswerWriter:
 
     def end(self, reason: FinishReason) -> Iterator[EngineEvent]:
         """Write what was held back, and the end: ``stop`` becomes ``tool_calls`` if a tool was called."""
-        held = self._stops.push(self._parser.flush()) if self._parser else ""
+        held = ""
+        for piece in self._parser.finish() if self._parser else ():
+            if isinstance(piece, CallPiece):
+                yield self.call(piece)
+            elif not self._stops.stopped:
+                held += self._stops.push(piece)
         if self._stops.stopped:
             reason = "stop"
         else:

@@ -1,0 +1,255 @@
+"""What runs in the next step."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from decoding.scheduler import Limits, Sequence, State, Step, plan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+LIMITS = Limits(prefill_tokens=8, prefill_tokens_alone=32)
+
+
+def prompt(length: int, first: int = 0) -> tuple[int, ...]:
+    return tuple(range(first, first + length))
+
+
+def done(state: State, step: Step) -> None:
+    """Perform a step: whoever has logits gets token 7."""
+    state.apply(step)
+    for sequence in [*(chunk.sequence for chunk in step.chunks), *step.decodes]:
+        if sequence.computed == len(sequence.tokens):
+            sequence.tokens.append(7)
+
+
+def run(state: State, steps: int, limits: Limits = LIMITS) -> list[Step]:
+    taken = []
+    for _ in range(steps):
+        taken.append(plan(state, limits))
+        done(state, taken[-1])
+    return taken
+
+
+def sizes(step: Step) -> dict[int, int]:
+    """Length of each chunk by the length of its prompt."""
+    return {len(chunk.sequence.prompt): len(chunk.tokens) for chunk in step.chunks}
+
+
+def test_nothing_to_do() -> None:
+    """An empty state gives an empty step."""
+    assert plan(State(2), LIMITS) == Step()
+
+
+def test_a_prompt_is_computed_in_chunks_and_then_decoded() -> None:
+    """In order, without a gap, the last chunk ending at the prompt's end; then a token a step."""
+    state = State(1)
+    state.add(one := Sequence(prompt(70)))
+
+    first, second, third, fourth = run(state, 4)
+
+    assert [(chunk.start, len(chunk.tokens)) for step in (first, second, third) for chunk in step.chunks] == [
+        (0, 32),
+        (32, 32),
+        (64, 6),
+    ]
+    assert first.admissions[0].sequence is one
+    assert third.chunks[0].tokens == prompt(70)[64:]
+    assert fourth == Step(decodes=(one,))
+
+
+def test_a_long_prompt_does_not_stall_who_decodes() -> None:
+    """While it is computed, every step also decodes, and takes fewer prompt tokens."""
+    state = State(2)
+    state.add(one := Sequence(prompt(4)))
+    run(state, 2)
+    state.add(Sequence(prompt(100, 1000)))
+
+    for step in run(state, 12):
+        assert step.decodes == (one,)
+        assert sum(sizes(step).values()) == 8
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
+    """It gets what it needs in the first step; the long one gets the rest."""
+    state = State(3)
+    state.add(Sequence(prompt(4000)))
+    run(state, 1)
+    state.add(Sequence(prompt(10, 9000)))
+
+    assert sizes(plan(state, LIMITS)) == {4000: 22, 10: 10}
+
+
+def test_equal_needs_share_equally() -> None:
+    """Three long prompts get a third each; nobody starves when there is less than a token for each."""
+    state = State(3)
+    for number in range(3):
+        state.add(Sequence(prompt(100 + number, 1000 * number)))
+
+    assert sizes(plan(state, LIMITS)) == {100: 11, 101: 11, 102: 10}
+    assert sizes(plan(state, Limits(prefill_tokens=1, prefill_tokens_alone=1))) == {100: 1}
+
+
+def test_who_waits_is_admitted_in_order() -> None:
+    """No more than there are slots."""
+    state = State(2)
+    sequences = [Sequence(prompt(5, 100 * number)) for number in range(4)]
+    for sequence in sequences:
+        state.add(sequence)
+
+    step = plan(state, LIMITS)
+
+    assert [admission.sequence for admission in step.admissions] == sequences[:2]
+
+
+def test_choices_of_one_prompt_compute_it_once() -> None:
+    """The others wait for the first, let strangers pass, and then copy all but the last token."""
+    state = State(4)
+    shared = prompt(40)
+    first, second, third = (Sequence(shared) for _ in range(3))
+    stranger = Sequence(prompt(5, 500))
+    for sequence in (first, second, third, stranger):
+        state.add(sequence)
+
+    steps = run(state, 4)
+
+    assert [admission.sequence for admission in steps[0].admissions] == [first, stranger]
+    copied = [admission for step in steps[1:] for admission in step.admissions]
+    assert [(admission.sequence, admission.length) for admission in copied] == [(second, 39), (third, 39)]
+    assert copied[0].copy_from == first.slot
+    assert copied[1].copy_from in {first.slot, second.slot}
+    assert (first.cached, second.cached) == (0, 39)
+
+
+def test_what_was_computed_is_found_again() -> None:
+    """A conversation's next turn starts where the last one ended."""
+    state = State(2)
+    state.add(one := Sequence(prompt(20)))
+    run(state, 4)
+    state.release(one)
+    state.add(Sequence((*one.tokens, 50, 51)))
+
+    step = plan(state, LIMITS)
+
+    assert step.admissions[0].copy_from is None
+    assert step.admissions[0].length == len(one.tokens) - 1  # the last token was chosen, but never computed
+    assert step.chunks[0].tokens == (7, 50, 51)
+
+
+def test_what_is_not_trusted_is_not_found_again() -> None:
+    """After a failure of the runtime in its slot."""
+    state = State(1)
+    state.add(one := Sequence(prompt(20)))
+    run(state, 2)
+    slot = one.slot
+    state.release(one)
+    assert slot is not None
+    state.forget(slot)
+    state.add(Sequence(prompt(20)))
+
+    assert plan(state, LIMITS).admissions[0].length == 0
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_cancel_in_any_phase(steps: int) -> None:
+    """Waiting, in prefill, decoding: the next step knows nothing of it."""
+    state = State(1)
+    state.add(one := Sequence(prompt(60)))
+    state.add(two := Sequence(prompt(3, 100)))
+    run(state, steps)
+    state.release(one)
+
+    step = plan(state, LIMITS)
+
+    assert [admission.sequence for admission in step.admissions] == [two]
+    assert [chunk.sequence for chunk in step.chunks] == [two]
+    assert step.decodes == ()
+
+
+def test_limits_must_let_something_pass() -> None:
+    """A limit of 0 would hang for ever."""
+    with pytest.raises(ValueError, match="at least one"):
+        Limits(prefill_tokens=0, prefill_tokens_alone=1)
+
+
+class Traffic(RuleBasedStateMachine):
+    """Random arrivals, steps and ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = State(3)
+        self.alive: list[Sequence] = []
+        self.patience: dict[Sequence, int] = {}
+
+    @rule(length=st.integers(1, 60), first=st.sampled_from([0, 0, 5]), n=st.integers(1, 3))
+    def arrive(self, length: int, first: int, n: int) -> None:
+        shared = prompt(length, first)
+        for _ in range(n):
+            self.alive.append(Sequence(shared))
+            self.state.add(self.alive[-1])
+
+    @precondition(lambda self: self.alive)
+    @rule(data=st.data())
+    def leave(self, data: Any) -> None:
+        gone = data.draw(st.sampled_from(self.alive), label="gone")
+        self.alive.remove(gone)
+        self.state.release(gone)
+
+    @rule()
+    def step(self) -> None:
+        before = copy.deepcopy(self.state.__dict__)
+        deciding = {id(sequence) for sequence in self.state.running if not sequence.in_prefill}
+        step = plan(self.state, LIMITS)
+        assert repr(before) == repr(self.state.__dict__), "plan() changed the state"
+
+        assert {id(sequence) for sequence in step.decodes} == deciding
+        prefilled = sum(len(chunk.tokens) for chunk in step.chunks)
+        assert prefilled <= (LIMITS.prefill_tokens if step.decodes else LIMITS.prefill_tokens_alone)
+        unfinished = [sequence for sequence in self.state.running if sequence.in_prefill]
+        assert prefilled > 0 or not (unfinished or step.admissions)
+        for admission in step.admissions:
+            assert admission.length < len(admission.sequence.prompt)
+        done(self.state, step)
+
+    @invariant()
+    def nobody_shares_a_slot(self) -> None:
+        slots = [sequence.slot for sequence in self.state.running]
+        assert len(set(slots)) == len(slots)
+        assert {id(s) for s in [*self.state.running, *self.state.waiting]} == {id(s) for s in self.alive}
+        assert self.state.used_tokens == sum(sequence.computed for sequence in self.alive)
+
+    @invariant()
+    def slots_are_not_left_idle(self) -> None:
+        """After a step, who waits is waiting for a slot or for the same prompt's first computation."""
+        free = 3 - len(self.state.running)
+        admitted = plan(self.state, LIMITS).admissions
+        running = [*self.state.running, *(admission.sequence for admission in admitted)]
+        twins = {id(sequence.prompt) for sequence in running if sequence.in_prefill}
+        strangers = [s for s in self.state.waiting if id(s.prompt) not in twins]
+        assert len(admitted) == free or not strangers
+
+
+TestTraffic = Traffic.TestCase
+TestTraffic.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+
+
+@settings(deadline=None, max_examples=50)
+@given(lengths=st.lists(st.integers(1, 100), min_size=1, max_size=12))
+def test_everybody_is_served(lengths: list[int]) -> None:
+    """However many there are for three slots, each is decoded in a bounded number of steps."""
+    state = State(3)
+    waiting = [Sequence(prompt(length, 1000 * number)) for number, length in enumerate(lengths)]
+    for sequence in waiting:
+        state.add(sequence)
+    for _ in range(sum(length // 2 + 3 for length in lengths)):
+        done(state, plan(state, LIMITS))
+        for sequence in list(state.running):
+            if len(sequence.tokens) > len(sequence.prompt) + 1:
+                state.release(sequence)
+                waiting.remove(sequence)
+
+    assert waiting == []
+    assert plan(state, LIMITS) == Step()
