@@ -57,6 +57,9 @@ class Vocabulary:
         self.eos = frozenset(eos)
         marks = self._tokenizer.get_added_tokens_decoder()
         self._pieces, self._drops_space = _pieces(self._tokenizer, marks)
+        for token, mark in marks.items():
+            if mark.special:
+                self._pieces[token] = mark.content.encode()
         self._pieces += [b""] * (size - len(self._pieces))
         self.size = len(self._pieces)
         self._special = self.eos | {token for token, mark in marks.items() if mark.special}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
 import pytest
 from decoding.template import ChatTemplate
 from decoding.testing import byte_level, sentencepiece_bpe
@@ -29,7 +30,8 @@ QWEN = """\
 {% elif not (tools and loop.first and m.role == 'system') %}<|im_start|>{{ m.role }}
 {% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}
 {%- for c in m.tool_calls %}{% set f = c.function %}
-{{- '<tool_call>{"name": "' + f.name + '", "arguments": ' }}{{ f.arguments | tojson }}}</tool_call>{% endfor %}<|im_end|>
+{{- '<tool_call>{"name": "' + f.name + '", "arguments": ' }}{{ f.arguments | tojson -}}
+}</tool_call>{% endfor %}<|im_end|>
 {% endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}<|im_start|>assistant
@@ -49,7 +51,8 @@ LLAMA = """\
 <|start_header_id|>{{ 'ipython' if m.role == 'tool' else m.role }}<|end_header_id|>
 
 {% if tools and loop.first %}{{ tools | tojson }} {"name": ..., "parameters": ...} {{ strftime_now('%Y') }} {% endif %}
-{%- if m.tool_calls %}{{ m.tool_calls[0].function.name }} {{ m.tool_calls[0].function.arguments | tojson }}
+{%- if m.tool_calls %}{{ m.content }}{{ m.tool_calls[0].function.name }}
+{{- ' ' }}{{ m.tool_calls[0].function.arguments | tojson }}
 {%- else %}{{ m.content }}{% endif %}<|eot_id|>
 {%- endfor %}<|start_header_id|>assistant<|end_header_id|>
 
@@ -62,7 +65,8 @@ MISTRAL = """\
 {%- if tools and loop.last %}[AVAILABLE_TOOLS] {{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif -%}
 [INST] {{ m.content }}[/INST]
 {%- elif m.role == 'tool' %}
-{{- '[TOOL_RESULTS] {"content": "' + m.content }}", "call_id": "{{ m.tool_call_id }}"}[/TOOL_RESULTS]
+{{- '[TOOL_RESULTS] {"name": "' + m.name + '", ' }}"content": "{{ m.content -}}
+", "call_id": "{{ m.tool_call_id }}"}[/TOOL_RESULTS]
 {%- elif m.role == 'assistant' and m.tool_calls %}[TOOL_CALLS] [
 {%- for c in m.tool_calls %}{% if c.id | length != 9 %}{{ raise_exception('Ids have nine letters.') }}{% endif %}
 {"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson -}}
@@ -144,6 +148,14 @@ def test_tools_are_shown_as_they_are() -> None:
     assert template(CHATML).render(user, [TOOL]) == template(CHATML).render(user)
 
 
+def test_tools_that_a_template_would_refuse_are_not_given_to_it() -> None:
+    """It knows none, then; the caller tells of them in another way."""
+    chat = template("{% if tools %}{{ raise_exception('No tools here.') }}{% endif %}" + CHATML)
+
+    assert not chat.knows_tools
+    assert chat.render([message("user", "Hi")], [TOOL]) == template(CHATML).render([message("user", "Hi")])
+
+
 def test_earlier_calls_in_the_template_s_own_form() -> None:
     """Arguments as objects, ids of nine letters that are the same for call and result."""
     qwen = template(QWEN).render(called("Köln"), [TOOL])
@@ -154,12 +166,17 @@ def test_earlier_calls_in_the_template_s_own_form() -> None:
     ids = re.findall(r'"id": "(\w{9})"', mistral)
     assert len(set(ids)) == 2
     assert re.findall(r'"call_id": "(\w+)"', mistral) == ids
+    assert mistral.count('[TOOL_RESULTS] {"name": "get_weather"') == 2
 
 
 def test_parallel_calls_where_the_template_takes_one_at_a_time() -> None:
     """They are told one after the other, each with its result."""
-    rendered = template(LLAMA).render([*called("Bonn", "Köln"), message("assistant", "Rain."), message("user", "Ok")])
+    user, assistant, *results = called("Bonn", "Köln")
+    assistant = msgspec.structs.replace(assistant, content=(Content(text="Let me see."),))
+    messages = [user, assistant, *results, message("assistant", "Rain."), message("user", "Ok")]
+    rendered = template(LLAMA).render(messages)
 
+    assert rendered.count("Let me see.") == 1
     told = re.findall(r'(get_weather \{"city": "\w+"\}|\w+: rain|Rain\.)', rendered)
     assert told == ['get_weather {"city": "Bonn"}', "Bonn: rain", 'get_weather {"city": "Köln"}', "Köln: rain", "Rain."]
 

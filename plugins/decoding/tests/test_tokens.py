@@ -8,7 +8,9 @@ from decoding.tokens import Vocabulary
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher
+from tokenizers import Tokenizer, decoders, models
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from core.api import EngineLoadError
 
@@ -146,6 +148,21 @@ def test_bytes_of_a_token(kind: str, name: str, expected: bytes) -> None:
     assert vocabulary.name_of(token) == expected.decode(errors="replace")
 
 
+def test_added_tokens_are_written_as_they_are() -> None:
+    """Not in the letters of byte-level tokenizers, nor with what a decoder puts between words."""
+    hf = byte_level()
+    hf.add_tokens(["Ġé"])
+    token = hf.convert_tokens_to_ids("Ġé")
+    words = Tokenizer(models.WordPiece({"[PAD]": 0, "hello": 1, "##ly": 2, "[UNK]": 3}, unk_token="[UNK]"))  # noqa: S106
+    words.decoder = decoders.WordPiece()
+    words.add_special_tokens(["[PAD]"])
+    vocabulary = Vocabulary(PreTrainedTokenizerFast(tokenizer_object=words), eos=[])
+
+    assert Vocabulary(hf, eos=[0]).bytes_of(token) == "Ġé".encode()
+    assert vocabulary.special_tokens == {"[PAD]": 0}
+    assert vocabulary.decode([1, 2, 0, 1]) == "helloly hello"
+
+
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_the_space_before_a_word_is_kept_unless_the_text_begins(kind: str) -> None:
     """What continues a prompt needs it; at the beginning of a text it was never written."""
@@ -200,6 +217,17 @@ def test_grammars_see_the_same_text(kind: str) -> None:
     assert b"".join(map(vocabulary.bytes_of, tokens)) == text.encode()
     assert matcher.consume_tokens(tokens)
     assert matcher.is_stopped() or matcher.consume_tokens(sorted(vocabulary.eos))
+
+
+@kinds
+def test_grammars_cannot_spell_special_tokens(kind: str) -> None:
+    """Free text inside a grammar never ends an answer or opens a call."""
+    vocabulary = VOCABULARIES[kind]
+
+    for token in vocabulary.special_tokens.values():
+        matcher = LLMatcher(vocabulary.llguidance, r"start: /(.|\n){40}/")
+        assert matcher.validate_tokens([token]) == 0
+        assert matcher.validate_tokens([named(vocabulary, "h")]) == 1
 
 
 def test_a_tokenizer_in_python_only_is_refused() -> None:
