@@ -73,12 +73,17 @@ def regex_grammar(pattern: str, *, param: str = "response_format", reasoning: Re
 
 
 def lark_grammar(text: str, *, param: str = "response_format", reasoning: Reasoning | None = None) -> str:
-    """Return the grammar of an answer in LLGuidance's dialect of Lark; it cannot name a model's special tokens.
+    """Return the grammar of an answer in LLGuidance's dialect of Lark.
+
+    It cannot name a model's special tokens, nor hold a JSON Schema: the size of that would not be known.
 
     Raises:
         RequestError: naming ``param``; the grammar is wrong or too large.
     """
     _check_length(text, param=param)
+    if "%json" in text:
+        msg = f"'{param}' cannot be enforced: a grammar cannot hold a JSON Schema"
+        raise RequestError(msg, param=param)
     rules = {"start": f"%lark {{\n{text}\n}}"}
     _checked(rules, param=param)
     return _grammar(_thoughtful(rules, reasoning))
@@ -113,11 +118,13 @@ def tool_grammar(
 
     def rules(form: ToolForm, reasoning: Reasoning | None) -> Rules:
         calls = _calls([tool.name for tool in tools], form, parallel=parallel) | fixed
-        mark = f"{_text(form.mark, form)}{'?' if form.bare else ''}"
+        mark = _text(form.mark, form)
+        if "answer" in fixed:
+            # A bare call and an answer could begin alike, so here a call has its mark.
+            return _thoughtful({"start": f"answer | {mark} calls"} | calls, reasoning)
+        mark += "?" if form.bare else ""
         if choice.mode != "auto":
             return _thoughtful({"start": f"{mark} calls"} | calls, reasoning)
-        if "answer" in fixed:
-            return _thoughtful({"start": f"answer | {mark} calls"} | calls, reasoning)
         return _thoughtful(_free(form, mark, reasoning) | calls, reasoning, gap=form.bare)
 
     # The byte vocabulary has none of the special tokens: what is checked has marks of ordinary text instead.
