@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +34,11 @@ GREEDY_BELOW = 1e-6
 UNLIKELY = -9999.0
 """The lowest log probability told: minus infinity is not JSON, and OpenAI says this instead."""
 
-CANDIDATES = 2048
-"""Most tokens ranked to find a nucleus, unless that many do not hold it."""
+CANDIDATES = (2**11, 2**16)
+"""A nucleus is looked for among the tokens that hold at least one part in so many, before all are ranked."""
+
+COLD = 0.7
+"""Below this temperature differences of usual logits become so large that their exponentials are no normal floats."""
 
 BLOCK = 128
 """Weights summed as one when a draw looks for its token."""
@@ -173,17 +177,28 @@ def _sample(row: Floats, best: np.float32, chooser: Chooser) -> int:
     if 0 < chooser.top_k < len(row):
         tokens = _largest(row, chooser.top_k, _smallest_of_largest(row, chooser.top_k))
         row = row[tokens]
-    weights = row - best
-    weights /= chooser.temperature
-    np.exp(weights, out=weights)  # of the best: 1
+    weights = _weights(row - best, chooser.temperature)
     if chooser.top_p < 1:
         kept = _nucleus(weights, chooser.top_p)
         tokens, weights = kept if tokens is None else tokens[kept], weights[kept]
     if chooser.min_p > 0:
         kept = np.flatnonzero(weights >= chooser.min_p)
         tokens, weights = kept if tokens is None else tokens[kept], weights[kept]
-    place = _place(weights, chooser.draw())
+    ends = _block_ends(weights)
+    place = _place(weights, ends, chooser.draw() * ends[-1], "right")
     return place if tokens is None else int(tokens[place])
+
+
+def _weights(differences: Floats, temperature: float) -> Floats:
+    """Return how likely each token is, measured by the best one; changes ``differences`` (from the best logit)."""
+    differences /= temperature
+    if temperature >= COLD:
+        return np.exp(differences, out=differences)
+    # A processor takes ten times longer over what is too small for a normal float; that counts as nothing.
+    np.maximum(differences, -87, out=differences)
+    weights = np.exp(differences, out=differences)
+    weights *= weights > 2e-38  # noqa: PLR2004 - exp(-87) is 1.6e-38
+    return weights
 
 
 def _largest(values: Floats, size: int, smallest: np.float32) -> Indices:
@@ -212,27 +227,36 @@ def _smallest_of_largest(values: Floats, size: int) -> np.float32:
 def _nucleus(weights: Floats, share: float) -> Indices:
     """Return where the fewest weights stand that together hold ``share`` of the sum, in order of place."""
     total = float(weights.sum(dtype=np.float64))
-    # No more than CANDIDATES weights can be that part of the sum; only a flat distribution needs all to be ranked.
-    for floor in (total / CANDIDATES, 0.0):
+    wanted = share * total
+    # No more than n weights can be an n-th of the sum; only a flat distribution needs all to be ranked.
+    for floor in (*(total / parts for parts in CANDIDATES), 0.0):
         ranked = np.sort(weights[np.flatnonzero(weights >= floor)])[::-1]
-        held = np.cumsum(ranked, dtype=np.float64)
-        if len(held) and held[-1] >= share * total:
+        size = _place(ranked, _block_ends(ranked), wanted, "left") + 1
+        if size <= len(ranked):
             break
-    size = min(int(np.searchsorted(held, share * total)) + 1, len(ranked))
+    size = min(size, len(ranked))
     return _largest(weights, size, ranked[size - 1])
 
 
-def _place(weights: Floats, number: float) -> int:
-    """Return the place where the weights, added up from the first, pass ``number`` (in [0, 1)) times their sum."""
-    ends = np.add.reduceat(weights, np.arange(0, len(weights), BLOCK), dtype=np.float64).cumsum()
-    wanted = number * ends[-1]
-    block = int(np.searchsorted(ends, wanted, side="right"))
+def _block_ends(weights: Floats) -> npt.NDArray[np.float64]:
+    """Return the running sum at the end of each block of weights: most additions need not wait for the one before."""
+    starts = np.arange(0, len(weights), BLOCK)
+    return np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64)) if len(starts) else np.zeros(0)
+
+
+def _place(weights: Floats, ends: npt.NDArray[np.float64], wanted: float, side: Literal["left", "right"]) -> int:
+    """Return where the running sum of weights reaches (left) or passes (right) ``wanted``; their number if it does not.
+
+    That is never where a weight is 0.
+    """
+    block = int(np.searchsorted(ends, wanted, side=side))
+    if block == len(ends):
+        return len(weights)
     if block:
-        wanted -= ends[block - 1]
+        wanted -= float(ends[block - 1])
     inner = np.cumsum(weights[block * BLOCK : (block + 1) * BLOCK], dtype=np.float64)
-    # The block's sum may round otherwise than its parts; the last weight that adds to it is then the one. Either way a
-    # weight of 0 is never met.
-    within = min(np.searchsorted(inner, wanted, side="right"), np.searchsorted(inner, inner[-1]))
+    # The block's sum may round otherwise than its parts: then it is the last weight that adds to the block.
+    within = min(np.searchsorted(inner, wanted, side=side), np.searchsorted(inner, inner[-1]))
     return block * BLOCK + int(within)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from decoding.sampling import Chooser, Chosen, _place, check_bias, choose
+from decoding.sampling import Chooser, Chosen, _block_ends, _place, check_bias, choose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -83,7 +83,7 @@ def samplings(vocab_size: int) -> st.SearchStrategy[Sampling]:
     return st.builds(
         Sampling,
         temperature=st.sampled_from([0.0, 1e-7, 0.05, 0.5, 1.0, 1.7]),
-        top_p=st.sampled_from([1e-9, 0.3, 0.55, 0.93, 0.9999, 1.0, 1.0]),
+        top_p=st.sampled_from([0.0, 1e-9, 0.3, 0.55, 0.93, 0.9999, 1.0, 1.0]),
         top_k=st.sampled_from([0, 0, 1, 2, 7, 40, 200, 10**6]),
         min_p=st.sampled_from([0.0, 0.0, 0.013, 0.31, 1.0]),
         presence_penalty=st.sampled_from([0.0, 0.5, -1.5]),
@@ -261,7 +261,9 @@ def test_the_ends_of_a_stream_find_a_token(number: float) -> None:
         weights = np.exp(noise.standard_normal(400) * 5).astype(np.float32)
         weights[:140] = weights[-10:] = 0
 
-        assert weights[_place(weights, number)] > 0
+        ends = _block_ends(weights)
+
+        assert weights[_place(weights, ends, number * ends[-1], "right")] > 0
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5])
