@@ -12,7 +12,7 @@ import msgspec
 from core.api import Content, Message, RequestError, ToolCall
 from decoding.tools.prompt import call_text, result_text
 
-__all__ = ["bodies", "calls_as_text", "instruct", "one_call_each", "short_id", "without_system"]
+__all__ = ["bodies", "calls_as_text", "instruct", "one_call_each", "without_system"]
 
 _ID_ALPHABET = string.digits + string.ascii_letters
 _ID_LENGTH = 9
@@ -100,7 +100,7 @@ def one_call_each(messages: Sequence[Body]) -> list[Body]:
     return rewritten
 
 
-def short_id(call: str) -> str:
+def _short_id(call: str) -> str:
     """Return a tool call's id as the strictest templates want it (Mistral's): nine letters and digits."""
     number = int.from_bytes(hashlib.blake2b(call.encode(errors="replace"), digest_size=8).digest())
     digits = []
@@ -115,7 +115,7 @@ def _body(message: Message, names: dict[str, str], where: str, decode_arguments:
     name = message.name
     if message.role == "tool":
         call = message.tool_call_id or ""
-        body["tool_call_id"] = short_id(call)
+        body["tool_call_id"] = _short_id(call)
         name = name or names.get(call, "")
     if name is not None:
         body["name"] = name
@@ -138,4 +138,4 @@ def _call(call: ToolCall, param: str, decode_arguments: bool) -> Body:  # noqa: 
         msg = f"'{param}' must be a JSON object: {error}"
         raise RequestError(msg, param=param) from error
     function = {"name": call.function.name, "arguments": decoded if decode_arguments else arguments}
-    return {"id": short_id(call.id), "type": "function", "function": function}
+    return {"id": _short_id(call.id), "type": "function", "function": function}
