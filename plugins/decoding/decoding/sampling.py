@@ -150,18 +150,17 @@ def choose(
 
 
 def _choose(raw: Floats, chooser: Chooser, bits: Bits | None) -> Chosen | EngineError:
-    row = chooser.adjust(raw)
-    favourite = int(row.argmax())
+    row, barrier = chooser.adjust(raw), None
     if bits is not None:
         barrier = BARRIERS.take(bits, axis=0).ravel()[: len(row)]
         row = row + barrier
+    favourite = int(row.argmax())
+    if barrier is not None and row[favourite] == -math.inf:
+        # The model rules out whatever the grammar allows; the grammar decides, and all it allows is equally likely.
+        row = barrier
         favourite = int(row.argmax())
         if row[favourite] == -math.inf:
-            # The model rules out whatever the grammar allows; the grammar decides, and all it allows is equally likely.
-            row = barrier
-            favourite = int(row.argmax())
-            if row[favourite] == -math.inf:
-                return EngineError("The grammar allows no further token: it became too complex to follow.")
+            return EngineError("The grammar allows no further token: it became too complex to follow.")
     if not math.isfinite(row[favourite]):  # argmax finds a NaN before any number
         return EngineError("The model's logits are not finite numbers.")
     token = favourite if chooser.greedy else _sample(row, row[favourite], chooser)
