@@ -21,6 +21,8 @@ class Answer:
         writer: writes its events.
         splitter: tells reasoning from text; None: all is text.
         shown: special tokens whose text is part of a tool call or of a reasoning mark.
+        begins: the text begins here, so the space that some tokenizers put before every word is not part of it;
+            False where it continues a raw prompt.
 
     Attributes:
         tokens: generated so far, the end of text included.
@@ -34,11 +36,12 @@ class Answer:
         *,
         splitter: ReasoningSplitter | None = None,
         shown: frozenset[int] = frozenset(),
+        begins: bool = False,
     ) -> None:
         self._vocabulary = vocabulary
         self._writer = writer
         self._splitter = splitter
-        self._detokenizer = vocabulary.detokenizer(shown)
+        self._detokenizer = vocabulary.detokenizer(shown, begins=begins)
         self.tokens = 0
         self.reasoning_tokens = 0
 

@@ -129,9 +129,9 @@ class DecodingEngine:
                     going -= isinstance(event, Finished)
                     yield event
         finally:
-            if going := [draw for draw in draws if not draw.row.answer.finished]:
-                for draw in going:
-                    generation.cancel(draw.row)
+            if left := [draw.row for draw in draws if not draw.row.answer.finished]:
+                for row in left:
+                    generation.cancel(row)
                 self._device.wake()
         yield _usage(draws, request.n)
 

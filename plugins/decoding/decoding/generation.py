@@ -47,14 +47,6 @@ class Row:
     reader: Any = None
 
 
-@dataclass(slots=True)
-class _Due:
-    """A row that gets a token in this step, with the logits to choose it from."""
-
-    row: Row
-    logits: Floats | None = None
-
-
 class Generation:
     """All rows of one runner.
 
@@ -100,7 +92,7 @@ class Generation:
             self._state.apply(step)
             try:
                 self._perform(step)
-            except Exception as error:  # a fault of this library must end its rows, not the thread
+            except Exception as error:  # noqa: BLE001 - a fault of this library must end its rows, not the thread
                 _log.exception("a step failed")
                 for sequence in {chunk.sequence for chunk in step.chunks} | set(step.decodes):
                     self._fail(sequence, error)
@@ -126,27 +118,20 @@ class Generation:
 
     def _perform(self, step: Step) -> None:
         failed: dict[Sequence, Exception] = {}
-        due = [
-            _Due(self._rows[chunk.sequence])
-            for chunk in step.chunks
-            if chunk.start + len(chunk.tokens) == len(chunk.sequence.tokens)
-        ]
-        due += [_Due(self._rows[sequence]) for sequence in step.decodes]
-        masks = self._masks.start([one.row.matcher for one in due])
+        due = [chunk.sequence for chunk in step.chunks if chunk.start + len(chunk.tokens) == len(chunk.sequence.tokens)]
+        rows = [self._rows[sequence] for sequence in (*due, *step.decodes)]
+        masks = self._masks.start([row.matcher for row in rows])
         logits = self._prefill(step, failed) | self._decode(step.decodes, failed)
         allowed = masks.result()
-        for one in due:
-            one.logits = logits.get(one.row.sequence)
-        kept = [index for index, one in enumerate(due) if one.logits is not None]
-        rows = [due[index].row for index in kept]
-        if rows:
+        kept = [index for index, row in enumerate(rows) if row.sequence in logits]
+        if kept:
             chosen = choose(
-                [due[index].logits for index in kept],
-                [row.chooser for row in rows],
+                [logits[rows[index].sequence] for index in kept],
+                [rows[index].chooser for index in kept],
                 None if allowed is None else [allowed[index] for index in kept],
             )
-            for row, token in zip(rows, chosen, strict=True):
-                self._take(row, token)
+            for index, token in zip(kept, chosen, strict=True):
+                self._take(rows[index], token)
         for sequence, error in failed.items():
             self._fail(sequence, error)
         if failed:
@@ -174,12 +159,12 @@ class Generation:
         together = [(sequence, sequence.slot) for sequence in sequences if sequence.slot is not None]
         try:
             return self._decode_rows(together)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as above
             if len(together) == 1:
                 failed[together[0][0]] = error
                 return {}
             _log.exception("a step of %d rows failed; each is tried by itself", len(together))
-        logits = {}
+        logits: dict[Sequence, Floats] = {}
         for one in together:
             try:
                 logits |= {sequence: row.copy() for sequence, row in self._decode_rows([one]).items()}
@@ -248,7 +233,7 @@ class Generation:
         try:
             self._state.forget(slot)
             self._runner.prefill(slot, (0,), 0)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as above
             _log.exception("the runtime cannot compute any more; this replica must be started again")
             self.broken = EngineBrokenError(f"The model's runtime is broken: {_said(error)}")
             for row in self._rows.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 from core.api import Embedding, EmbeddingsRequest, EngineError, EngineEvent, RequestError, RerankRequest, Score, Usage
@@ -39,7 +40,7 @@ async def embed(
         await asyncio.to_thread(tokens_of, given, vocabulary, limit + 1, param="input") for given in request.inputs
     ]
     for batch in batches([len(tokens) for tokens in inputs], batch_tokens):
-        vectors = await _asked(device, lambda batch=batch: embedder.embed([inputs[index] for index in batch]))
+        vectors = await _asked(device, partial(embedder.embed, [inputs[index] for index in batch]))
         size = vectors.shape[1]
         if (request.dimensions or 0) > size:
             msg = f"'dimensions' must be at most {size}, the length of this model's vectors."
@@ -63,7 +64,7 @@ async def rerank(
             raise context_exceeded(count, scorer.context_tokens, param=f"documents[{index}]")
     for batch in batches(counts, batch_tokens):
         texts = [request.documents[index] for index in batch]
-        scores = await _asked(device, lambda texts=texts: scorer.score(request.query, texts))
+        scores = await _asked(device, partial(scorer.score, request.query, texts))
         for index, score in zip(batch, scores.tolist(), strict=True):
             yield Score(index=index, score=score)
     yield Usage(prompt_tokens=sum(counts))

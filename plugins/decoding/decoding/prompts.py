@@ -83,7 +83,7 @@ class Prompts:
                 if reasoning is not None:
                     splitter = ReasoningSplitter(reasoning.open, reasoning.close, inside=reasoning.opened)
                 writer = AnswerWriter(choice, request.sampling.stop, parser)
-                answer = Answer(self._vocabulary, writer, splitter=splitter, shown=marks)
+                answer = Answer(self._vocabulary, writer, splitter=splitter, shown=marks, begins=True)
                 yield Draw(self._row(prompt, request.sampling, choice, answer, matcher and matcher.copy()))
 
         return list(draws())

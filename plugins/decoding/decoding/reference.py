@@ -50,7 +50,8 @@ class ReferenceRunner:
         random = np.random.default_rng(seed)
 
         def weights(*shape: int) -> Array:
-            return random.standard_normal(shape) / np.sqrt(shape[-1])
+            drawn: Array = random.standard_normal(shape) / np.sqrt(shape[-1])
+            return drawn
 
         self._embedding = random.standard_normal((vocab_size, _WIDTH))
         self._positions = random.standard_normal((context_tokens, _WIDTH)) / 2
@@ -92,7 +93,7 @@ class ReferenceRunner:
         return np.stack(pooled).astype(np.float32)
 
     def _token(self, cache: Array, token: int, position: int) -> Array:
-        """Compute one token into a slot's keys and values, ``[layers, 2, positions, heads, size]``; return its state."""
+        """Compute one token into a slot's cache, ``[layers, 2, positions, heads, size]``; return its state."""
         state: Array = self._embedding[token] + self._positions[position]
         for layer, (attention_in, attention_out, up, down) in enumerate(self._layers):
             query, key, value = (attention_in @ state).reshape(3, _HEADS, -1)

@@ -31,9 +31,9 @@ class Runner(Protocol):
     vocab_size: int
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Floats:
-        """Compute ``tokens`` at positions ``start, start + 1, ...`` of a slot; return the last one's logits, ``[vocab_size]``.
+        """Compute ``tokens`` at positions ``start, start + 1, ...`` of a slot; return the last one's logits.
 
-        The slot's first ``start`` positions were computed before.
+        They are ``[vocab_size]``. The slot's first ``start`` positions were computed before.
         """
         ...
 
@@ -50,7 +50,7 @@ class Runner(Protocol):
         ...
 
     def embed(self, inputs: Sequence[Sequence[int]]) -> Floats:
-        """Return one pooled vector per input, ``[len(inputs), size]``, not yet normalised; the slots stay as they are."""
+        """Return one pooled vector per input, ``[len(inputs), size]``, not yet normalised; the slots stay untouched."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Where a new prompt goes: which slot holds the longest beginning of it, and whether to take that slot or copy from it."""
+"""Where a new prompt goes: which slot holds the longest beginning of it, and whether to take it or copy from it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 __all__ = ["WORTH_COPYING_TOKENS", "Content", "Place", "choose_slot", "common_prefix"]
 
 WORTH_COPYING_TOKENS = 16
-"""A shared beginning shorter than this is computed again: most chats share a few tokens of template, and taking them from
-another slot saves less than the copy of a slot's memory costs."""
+"""A shared beginning shorter than this is computed again: most chats share a few tokens of template, and taking
+them from another slot saves less than the copy of a slot's memory costs."""
 
 _BLOCK = 256
 

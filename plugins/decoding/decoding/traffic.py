@@ -43,7 +43,10 @@ _WORDS = [
     "old",
     "castle",
 ]
-_SCHEMA = '{"type": "object", "properties": {"n": {"type": "integer", "maximum": 99}}, "required": ["n"], "additionalProperties": false}'
+_SCHEMA = (
+    '{"type": "object", "properties": {"n": {"type": "integer", "maximum": 99}}, "required": ["n"], '
+    '"additionalProperties": false}'
+)
 _TOOL = Tool(name="look_up", parameters=_SCHEMA)
 
 

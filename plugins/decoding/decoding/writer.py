@@ -88,7 +88,8 @@ class AnswerWriter:
             reason = "stop"
         else:
             held += self._stops.flush()
-        if held or self._logprobs or (self._tokens and not self.called):
+        cut = reason == "length" and self._tokens and not self.called
+        if held or self._logprobs or cut:
             yield self._text_delta(held)
         if reason == "stop" and self.called:
             reason = "tool_calls"

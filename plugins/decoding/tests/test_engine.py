@@ -28,8 +28,11 @@ from core.api import (
 from core.testing.asking import Answer, collect
 
 MakeEngine = Callable[..., Any]
-NUMBER = '''{"type": "object", "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["a"], "additionalProperties": false}'''
-NO_END = {token: -100.0 for token in range(262, 267)}
+NUMBER = (
+    '{"type": "object", "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["a"], '
+    '"additionalProperties": false}'
+)
+NO_END = dict.fromkeys(range(262, 267), -100.0)
 ADD = Tool(name="add", parameters=NUMBER)
 
 
@@ -42,7 +45,9 @@ def complete(*prompts: str, n: int = 1, echo: bool = False, **options: Any) -> C
     return CompletionRequest(id="c", prompts=prompts or ("hello",), sampling=sampling(**options), n=n, echo=echo)
 
 
-def chat(said: str = "hi", *, tools: tuple[Tool, ...] = (), mode: Any = "auto", schema: str | None = None, **options: Any):
+def chat(
+    said: str = "hi", *, tools: tuple[Tool, ...] = (), mode: Any = "auto", schema: str | None = None, **options: Any
+):
     form = ResponseFormat(kind="json_schema", schema=schema) if schema else ResponseFormat()
     return ChatRequest(
         id="c",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import psutil
+from decoding.exceeded import context_exceeded
 from decoding.grammar import answer_grammar, tool_grammar
 from decoding.merge import merge
 from decoding.vectors import pack
@@ -33,7 +34,6 @@ from llamacpp_backend.choice import Choice
 from llamacpp_backend.chunks import Chunk, decode_chat, decode_completion
 from llamacpp_backend.client import LlamaClient
 from llamacpp_backend.device import choose_device
-from llamacpp_backend.failures import context_exceeded
 from llamacpp_backend.served import ServedModel
 from llamacpp_backend.server import ServerPlan, free_gpu_bytes, offered_devices, runtime_details, start_server
 from llamacpp_backend.settings import LlamaCppSettings

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import msgspec
+from decoding.exceeded import context_exceeded
 
 from core.api import EngineError, RequestError
 
-__all__ = ["context_exceeded", "failure"]
+__all__ = ["failure"]
 
 _JINJA = "Jinja Exception: "
 
@@ -20,15 +21,6 @@ class _Error(msgspec.Struct, frozen=True):
 
 class _Body(msgspec.Struct, frozen=True):
     error: _Error
-
-
-def context_exceeded(prompt_tokens: int, context_tokens: int, *, param: str | None = None) -> RequestError:
-    """Return the error for a prompt that does not fit."""
-    message = (
-        f"This model's maximum context length is {context_tokens} tokens, "
-        f"but the request has {prompt_tokens} tokens of prompt. Please shorten it."
-    )
-    return RequestError(message, param=param, code="context_length_exceeded")
 
 
 def failure(body: bytes, status: int) -> RequestError | EngineError:
