@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -41,6 +42,7 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
 def wheels(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
     for package in PACKAGES:
+        shutil.rmtree(package / "build", ignore_errors=True)  # modules of an earlier build would be packed too
         run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, package, cwd=folder)
     return folder
 
