@@ -150,6 +150,11 @@ class State:
         ]
 
     @property
+    def free_slots(self) -> int:
+        """Slots that no sequence works in."""
+        return len(self._holders) - len(self.running)
+
+    @property
     def used_tokens(self) -> int:
         """Tokens that the running sequences hold in their slots."""
         return sum(sequence.computed for sequence in self.running)
@@ -180,15 +185,13 @@ def _admit(state: State) -> list[Admission]:
 
     A sequence whose very prompt is being computed elsewhere waits until it can be copied, and lets others pass.
     """
-    if not state.waiting:
+    if not state.waiting or not state.free_slots:
         return []
     contents = {content.slot: content for content in state.contents()}
     begun = {id(sequence.prompt) for sequence in state.running if sequence.in_prefill}
     begun -= {id(sequence.prompt) for sequence in state.running if sequence.computed >= len(sequence.prompt) - 1}
     admissions: list[Admission] = []
     for sequence in state.waiting:
-        if not any(content.free for content in contents.values()):
-            break
         if id(sequence.prompt) in begun:
             continue
         place = choose_slot(sequence.prompt, contents.values())
@@ -202,17 +205,22 @@ def _admit(state: State) -> list[Admission]:
 
 
 def _taken(place: Place, sequence: Sequence) -> Content:
-    """What the slot holds for those admitted later in the same step: copies are made in the order of admission."""
-    return Content(place.slot, sequence.prompt[: place.length], free=False)
+    """What the slot holds for those admitted later in the same step.
+
+    What is copied there in this step is not copied on: should the copy fail, only its own sequence may be lost.
+    """
+    return Content(place.slot, sequence.prompt[: place.length] if place.copy_from is None else (), free=False)
 
 
 def _share(budget: int, needs: collections.abc.Sequence[int]) -> list[int]:
     """Return max-min fair shares: nobody gets more than it needs, and those who get less all get the same.
 
-    Odd tokens of an uneven division go to those who need least.
+    Odd tokens of an uneven division go to those who need least; where there is not one for each, to those who came
+    first, so that nobody is passed by for ever.
     """
     shares = [0] * len(needs)
-    order = sorted(range(len(needs)), key=lambda index: (needs[index], index))
+    enough = budget >= len(needs)
+    order = sorted(range(len(needs)), key=lambda index: (needs[index] if enough else 0, index))
     for left, index in zip(range(len(needs), 0, -1), order, strict=True):
         shares[index] = min(needs[index], -(-budget // left))
         budget -= shares[index]

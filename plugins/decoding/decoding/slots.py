@@ -22,7 +22,7 @@ class Content:
         slot: its number.
         tokens: whose keys and values are in it, from position 0.
         free: no sequence works in it.
-        last_used: step at which it was left; lower is longer ago.
+        last_used: when it was left; lower is longer ago.
     """
 
     slot: int
@@ -44,9 +44,9 @@ def choose_slot(prompt: Sequence[int], contents: Iterable[Content]) -> Place | N
     """Return the place for a prompt, None when no slot is free.
 
     A free slot is taken as it is if the prompt shares at least half of what it holds: the rest is lost, and that is
-    then a conversation's own old end more often than somebody else's. Else what is shared is copied into the free
-    slot that is missed least: an empty one, or the one used longest ago. The last token of a prompt is always computed
-    again, because its logits are wanted.
+    then a conversation's own old end more often than somebody else's. Else the prompt gets the free slot that is
+    missed least, an empty one or the one used longest ago, and what is shared is copied there if that is worth it.
+    The last token of a prompt is always computed again, because its logits are wanted.
     """
     contents = list(contents)
     free = [content for content in contents if content.free]
@@ -54,13 +54,16 @@ def choose_slot(prompt: Sequence[int], contents: Iterable[Content]) -> Place | N
         return None
     most = len(prompt) - 1
     shared = {content.slot: min(most, common_prefix(prompt, content.tokens)) for content in contents}
-    best = max(contents, key=lambda content: (shared[content.slot], content.free, -content.slot))
+    # Of those that share as much, the free one that has least to lose.
+    best = max(contents, key=lambda content: (shared[content.slot], content.free, -len(content.tokens), -content.slot))
     length = shared[best.slot]
-    if best.free and length and 2 * length >= len(best.tokens):
+    if best.free and 2 * length >= len(best.tokens):
         return Place(best.slot, None, length)
-    others = [content for content in free if content is not best] or free
+    # A slot that is worth copying from is spared: it is of use right now.
+    spared = best if length >= WORTH_COPYING_TOKENS else None
+    others = [content for content in free if content is not spared] or free
     target = min(others, key=lambda content: (bool(content.tokens), content.last_used, content.slot))
-    if length >= WORTH_COPYING_TOKENS and target is not best:
+    if length - shared[target.slot] >= WORTH_COPYING_TOKENS:
         return Place(target.slot, best.slot, length)
     return Place(target.slot, None, shared[target.slot])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -93,6 +94,21 @@ def test_equal_needs_share_equally() -> None:
     assert sizes(plan(state, Limits(prefill_tokens=1, prefill_tokens_alone=1))) == {100: 1}
 
 
+def test_short_prompts_do_not_pass_a_long_one_for_ever() -> None:
+    """Even where a step has a single prompt token: it goes to who came first."""
+    state = State(2)
+    state.add(long := Sequence(prompt(30)))
+    for number in range(40):
+        state.add(Sequence(prompt(1, 1000 + number)))
+    for _ in range(40):
+        done(state, plan(state, Limits(prefill_tokens=1, prefill_tokens_alone=1)))
+        for sequence in list(state.running):
+            if sequence is not long and not sequence.in_prefill:
+                state.release(sequence)
+
+    assert not long.in_prefill
+
+
 def test_who_waits_is_admitted_in_order() -> None:
     """No more than there are slots."""
     state = State(2)
@@ -139,6 +155,19 @@ def test_what_was_computed_is_found_again() -> None:
     assert step.chunks[0].tokens == (7, 50, 51)
 
 
+def test_what_is_copied_in_a_step_is_not_copied_on_in_it() -> None:
+    """Should the copy fail, another sequence would go on from what is not there."""
+    state = State(4)
+    state.add(one := Sequence(prompt(40)))
+    run(state, 2)
+    state.add(Sequence((*prompt(40), 90)))
+    state.add(Sequence((*prompt(40), 91)))
+
+    step = plan(state, LIMITS)
+
+    assert [(admission.copy_from, admission.length) for admission in step.admissions] == [(one.slot, 40)] * 2
+
+
 def test_what_is_not_trusted_is_not_found_again() -> None:
     """After a failure of the runtime in its slot."""
     state = State(1)
@@ -175,21 +204,76 @@ def test_limits_must_let_something_pass() -> None:
         Limits(prefill_tokens=0, prefill_tokens_alone=1)
 
 
+def everything(state: State) -> Any:
+    """All that a state is made of, as values that can be compared."""
+    known = {*state.running, *state.waiting}
+    return copy.deepcopy((
+        [[id(sequence) for sequence in group] for group in (state.waiting, state.running)],
+        {id(s): (s.prompt, s.tokens, s.computed, s.cached, s.slot) for s in known},
+        [(id(holder) if holder else None) for holder in state._holders],
+        state._left,
+        state._left_at,
+        state._clock,
+    ))  # fmt: skip
+
+
+class Memory:
+    """What a runtime's slots hold, token by token; says so when a step builds on what is not there."""
+
+    def __init__(self, slots: int) -> None:
+        self.rows: list[list[int]] = [[] for _ in range(slots)]
+
+    def perform(self, step: Step, broken: set[int]) -> None:
+        """Do a step whose admissions of these numbers fail while they copy."""
+        lost = {step.admissions[number].sequence for number in broken}
+        for admission in step.admissions:
+            if admission.copy_from is not None:
+                copied = self.rows[admission.copy_from][: admission.length]
+                self.rows[admission.slot] = [-1] * 100 if admission.sequence in lost else copied
+            if admission.sequence not in lost:
+                found = self.rows[admission.slot][: admission.length]
+                assert found == list(admission.sequence.prompt[: admission.length])
+        for chunk in step.chunks:
+            if chunk.sequence not in lost:
+                self._write(chunk.sequence, chunk.start, list(chunk.tokens))
+        for sequence in step.decodes:
+            self._write(sequence, len(sequence.tokens) - 1, sequence.tokens[-1:])
+
+    def _write(self, sequence: Sequence, start: int, tokens: list[int]) -> None:
+        assert sequence.slot is not None
+        row = self.rows[sequence.slot]
+        assert row[:start] == sequence.tokens[:start]
+        assert tokens == sequence.tokens[start : start + len(tokens)]
+        row[start:] = tokens
+
+
 class Traffic(RuleBasedStateMachine):
     """Random arrivals, steps and ends."""
 
     def __init__(self) -> None:
         super().__init__()
         self.state = State(3)
+        self.memory = Memory(3)
         self.alive: list[Sequence] = []
-        self.patience: dict[Sequence, int] = {}
+        self.letters = itertools.count(1000)
 
     @rule(length=st.integers(1, 60), first=st.sampled_from([0, 0, 5]), n=st.integers(1, 3))
     def arrive(self, length: int, first: int, n: int) -> None:
         shared = prompt(length, first)
         for _ in range(n):
-            self.alive.append(Sequence(shared))
-            self.state.add(self.alive[-1])
+            self._add(Sequence(shared))
+
+    @precondition(lambda self: self.alive)
+    @rule(data=st.data(), more=st.integers(0, 20))
+    def go_on(self, data: Any, more: int) -> None:
+        """A conversation's next turn, or another branch of it."""
+        before = data.draw(st.sampled_from(self.alive), label="before").tokens
+        kept = data.draw(st.integers(1, len(before)), label="kept")
+        self._add(Sequence((*before[:kept], *prompt(more, 500))))
+
+    def _add(self, sequence: Sequence) -> None:
+        self.alive.append(sequence)
+        self.state.add(sequence)
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data())
@@ -198,12 +282,13 @@ class Traffic(RuleBasedStateMachine):
         self.alive.remove(gone)
         self.state.release(gone)
 
-    @rule()
-    def step(self) -> None:
-        before = copy.deepcopy(self.state.__dict__)
+    @rule(broken=st.sets(st.integers(0, 2), max_size=1))
+    def step(self, broken: set[int]) -> None:
+        """Do a step; where one that is admitted with a copy is chosen, the runtime fails in it."""
+        before = everything(self.state)
         deciding = {id(sequence) for sequence in self.state.running if not sequence.in_prefill}
         step = plan(self.state, LIMITS)
-        assert repr(before) == repr(self.state.__dict__), "plan() changed the state"
+        assert before == everything(self.state), "plan() changed the state"
 
         assert {id(sequence) for sequence in step.decodes} == deciding
         prefilled = sum(len(chunk.tokens) for chunk in step.chunks)
@@ -212,7 +297,16 @@ class Traffic(RuleBasedStateMachine):
         assert prefilled > 0 or not (unfinished or step.admissions)
         for admission in step.admissions:
             assert admission.length < len(admission.sequence.prompt)
-        done(self.state, step)
+        self.state.apply(step)
+        broken = {n for n in broken if n < len(step.admissions) and step.admissions[n].copy_from is not None}
+        self.memory.perform(step, broken)
+        for number in broken:
+            self.alive.remove(step.admissions[number].sequence)
+            self.state.release(step.admissions[number].sequence)
+            self.state.forget(step.admissions[number].slot)
+        for sequence in self.state.running:
+            if sequence.computed == len(sequence.tokens):
+                sequence.tokens.append(next(self.letters))
 
     @invariant()
     def nobody_shares_a_slot(self) -> None:
@@ -220,6 +314,12 @@ class Traffic(RuleBasedStateMachine):
         assert len(set(slots)) == len(slots)
         assert {id(s) for s in [*self.state.running, *self.state.waiting]} == {id(s) for s in self.alive}
         assert self.state.used_tokens == sum(sequence.computed for sequence in self.alive)
+
+    @invariant()
+    def the_state_knows_what_is_held(self) -> None:
+        for content in self.state.contents():
+            assert self.memory.rows[content.slot][: len(content.tokens)] == list(content.tokens)
+        assert self.state.free_slots == sum(content.free for content in self.state.contents())
 
     @invariant()
     def slots_are_not_left_idle(self) -> None:

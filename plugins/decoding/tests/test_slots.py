@@ -52,11 +52,59 @@ def test_a_few_tokens_are_computed_again() -> None:
 
 @pytest.mark.parametrize(("contents", "slot"), [
     ([held(0, 900, last_used=3), held(1, 901, last_used=2)], 1),
+    ([held(0, 900, last_used=2), held(1, 901, last_used=3)], 0),
     ([held(0, 900, last_used=1), held(1)], 1),
+    ([held(0), held(1, 900, last_used=1)], 0),
 ])  # fmt: skip
 def test_what_is_missed_least_is_given_up(contents: list[Content], slot: int) -> None:
     """An empty slot, else the one that was left longest ago."""
     assert choose_slot(LONG, contents) == Place(slot, None, 0)
+
+
+def test_a_few_shared_tokens_spare_nothing() -> None:
+    """All chats begin alike: the one used longest ago goes, even if it shares a token more than the others."""
+    contents = [held(0, *LONG[:5], *range(500, 600), last_used=1), held(1, *LONG[:4], *range(600, 700), last_used=2)]
+
+    assert choose_slot(LONG, contents) == Place(0, None, 5)
+
+
+def test_what_is_there_already_is_not_copied() -> None:
+    """Of two that share as much, the one that loses nothing is taken; a copy that gains a few tokens is not made."""
+    long = held(0, *LONG, *range(500, 900), last_used=2)
+
+    assert choose_slot((*LONG, 7), [long, held(1, *LONG, last_used=1), held(2)]) == Place(1, None, 100)
+    assert choose_slot((*LONG, 7), [long, held(1, *LONG[:90], *range(500, 900), last_used=1)]) == Place(1, None, 90)
+
+
+def test_a_slot_that_is_copied_from_is_spared() -> None:
+    """Though it was used longest ago."""
+    contents = [held(0, *LONG, *range(500, 900), last_used=1), held(1, 900, last_used=2)]
+
+    assert choose_slot((*LONG, 7), contents) == Place(1, 0, 100)
+
+
+TOKENS = st.lists(st.integers(0, 1), max_size=60)
+
+
+@given(prompt=TOKENS.filter(bool), slots=st.lists(st.tuples(st.integers(0, 60), TOKENS, st.booleans()), min_size=1))
+def test_a_place_is_as_good_as_it_says(prompt: list[int], slots: list[tuple[int, list[int], bool]]) -> None:
+    """A free slot, with tokens that really are there or are worth a copy; nothing is lost while a slot is empty."""
+    contents = [held(slot, *prompt[:n], *more, free=free) for slot, (n, more, free) in enumerate(slots)]
+    place = choose_slot(prompt, contents)
+    if place is None:
+        assert not any(content.free for content in contents)
+        return
+
+    taken = contents[place.slot]
+    source = taken if place.copy_from is None else contents[place.copy_from]
+    assert taken.free
+    assert place.length <= len(prompt) - 1
+    assert list(source.tokens[: place.length]) == prompt[: place.length]
+    if source is not taken:
+        found_there = min(len(prompt) - 1, common_prefix(prompt, taken.tokens))
+        assert place.length - found_there >= WORTH_COPYING_TOKENS
+    if any(content.free and not content.tokens for content in contents):
+        assert not taken.tokens or (source is taken and 2 * place.length >= len(taken.tokens))
 
 
 @given(st.lists(st.integers(0, 1), max_size=600), st.lists(st.integers(0, 1), max_size=600), st.integers(0, 600))
