@@ -46,7 +46,7 @@ class Step:
 
     def __init__(
         self, rows: range, end: int, positions: torch.Tensor, index: torch.Tensor, *, causal: bool, full: bool
-    ):
+    ) -> None:
         self.rows = rows
         self.end = end
         self.positions = positions

@@ -28,7 +28,7 @@ class TorchRunner:
     ) -> None:
         self.slots = slots
         self.context_tokens = context_tokens
-        self.vocab_size: int = model.get_output_embeddings().weight.shape[0]
+        self.vocab_size: int = model.get_output_embeddings().out_features
         self._model = model
         self._cache = SlotCache(shapes, slots, context_tokens, model.dtype, model.device)
         self._rows = list(range(slots))  # of each slot
