@@ -30,6 +30,7 @@ from core.api import (
     hooks,
 )
 from core.api.messages import Content
+from core.api.specs import Capability
 from core.registry import Registry, build_table, load_registry, make_launcher, make_observers, make_policy
 from core.registry.loader import PluginStatus
 from core.routing.table import Declared, assemble
@@ -286,3 +287,34 @@ def test_the_example_of_tiers() -> None:
         resolved = table.resolve(re.findall(r"[\w-]+", name)[0] if "=" in name else name.strip("`"))
         told = ", then ".join(" ".join(f"`{one.id}`" for one in tier) for tier in resolved.tiers)
         assert told == tiers
+
+
+def declared_by_backends() -> dict[str, frozenset[str]]:
+    """What the plugins of this repository declare; their declarations import no runtime."""
+    found = {}
+    for folder in sorted((ROOT / "plugins").glob("*_backend")):
+        sys.path.insert(0, str(folder))
+        try:
+            plugin = importlib.import_module(f"{folder.name}.plugin")
+        finally:
+            sys.path.remove(str(folder))
+        found |= {spec.name: spec.capabilities for spec in plugin.gateway_backends()}
+    return found
+
+
+def test_the_table_of_capabilities_is_true() -> None:
+    """docs/backends.md has a row for each capability and a column for each backend, and says what the code says."""
+    text, _, _ = (ROOT / "docs" / "backends.md").read_text().partition("\n## ")
+    table = [
+        [cell.strip() for cell in line.strip("|\n").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    head = table[0]
+    rows = {row[0].strip("`"): row[2:] for row in table[2:] if row[0].startswith("`")}
+
+    declared = declared_by_backends()
+
+    assert head[2:] == sorted(declared)
+    assert sorted(rows) == sorted(get_args(Capability))
+    for number, backend in enumerate(head[2:]):
+        assert {name for name, cells in rows.items() if cells[number] == "yes"} == declared[backend]
+        assert {cells[number] for cells in rows.values()} <= {"yes", "no"}
