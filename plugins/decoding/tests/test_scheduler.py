@@ -155,17 +155,43 @@ def test_what_was_computed_is_found_again() -> None:
     assert step.chunks[0].tokens == (7, 50, 51)
 
 
+def filled(*prompts: tuple[int, ...]) -> tuple[State, list[Sequence]]:
+    """A state whose slots hold these prompts and a token more, in order; nobody has left yet."""
+    state = State(len(prompts))
+    sequences = [Sequence(one) for one in prompts]
+    for sequence in sequences:
+        state.add(sequence)
+        while sequence.computed <= len(sequence.prompt):
+            run(state, 1)
+    assert [sequence.slot for sequence in sequences] == list(range(len(prompts)))
+    return state, sequences
+
+
 def test_what_is_copied_in_a_step_is_not_copied_on_in_it() -> None:
     """Should the copy fail, another sequence would go on from what is not there."""
-    state = State(4)
-    state.add(one := Sequence(prompt(40)))
-    run(state, 2)
+    state, (first, second, source) = filled(prompt(20, 100), prompt(20, 200), prompt(40))
+    state.release(first)
+    state.release(second)
     state.add(Sequence((*prompt(40), 90)))
     state.add(Sequence((*prompt(40), 91)))
 
     step = plan(state, LIMITS)
 
-    assert [(admission.copy_from, admission.length) for admission in step.admissions] == [(one.slot, 40)] * 2
+    assert [(admission.slot, admission.copy_from) for admission in step.admissions] == [(0, 2), (1, 2)]
+    assert source.slot == 2
+
+
+def test_what_is_given_away_in_a_step_is_not_found_in_it() -> None:
+    """The second would copy what the first has just been copied over."""
+    state, (first, second, _) = filled(prompt(20, 100), prompt(20, 200), prompt(40))
+    state.release(first)
+    state.release(second)
+    state.add(Sequence((*prompt(40), 90)))
+    state.add(Sequence((*prompt(20, 100), 91)))
+
+    step = plan(state, LIMITS)
+
+    assert [(a.slot, a.copy_from, a.length) for a in step.admissions] == [(0, 2, 40), (1, None, 0)]
 
 
 def test_what_is_not_trusted_is_not_found_again() -> None:

@@ -38,6 +38,12 @@ def test_it_is_lost_where_there_is_no_other_slot() -> None:
     assert choose_slot((*LONG, 7), [held(0, *LONG, *range(500, 900))]) == Place(0, None, 100)
 
 
+def test_half_of_what_a_slot_holds_is_enough_to_take_it() -> None:
+    """And a token less is copied out of it."""
+    assert choose_slot(LONG, [held(0, *LONG[:50], *range(500, 550)), held(1)]) == Place(0, None, 50)
+    assert choose_slot(LONG, [held(0, *LONG[:49], *range(500, 550)), held(1)]) == Place(1, 0, 49)
+
+
 def test_a_running_neighbour_is_copied_from() -> None:
     """Its beginning stays as it is while it goes on."""
     assert choose_slot((*LONG, 7), [held(0, *LONG, free=False), held(1)]) == Place(1, 0, 100)
