@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from decoding.reference import ReferenceRunner
 from decoding.runner import Floats
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 SLOTS = 4
@@ -54,6 +54,7 @@ def test_logits_do_not_depend_on_what_surrounds_them(data: Any, rows: list[list[
 
 @settings(deadline=None, max_examples=30)
 @given(tokens=TOKENS, changed=st.integers(0, 38), by=st.integers(1, 299))
+@example(tokens=[5] * 250, changed=0, by=1)
 def test_every_earlier_token_counts(tokens: list[int], changed: int, by: int) -> None:
     """So a wrong slot or position shows in the logits."""
     changed %= len(tokens) - 1
@@ -72,15 +73,16 @@ def test_the_seed_makes_the_weights() -> None:
 
 
 def test_what_was_never_computed_shows() -> None:
-    """In a prefill, in a decode, and through a copy; the last hides nothing of what a slot held before."""
+    """In a prefill, in a decode, and through a copy: beyond its length there is nothing, of neither slot."""
     runner = ReferenceRunner()
-    runner.prefill(0, [1, 2, 3], 0)
-    runner.prefill(1, [1, 2, 3, 4, 5, 6], 0)
+    for slot in (0, 1):
+        runner.prefill(slot, [1, 2, 3, 4, 5, 6], 0)
     runner.copy_slot(0, 1, 3)
 
     assert np.isnan(runner.decode([1], [7], [4])).all()
     assert np.isnan(runner.prefill(2, [7], 1)).all()
-    assert np.isfinite(runner.decode([0], [7], [3])).all()
+    assert np.isfinite(runner.decode([0], [7], [6])).all()
+    assert np.isfinite(runner.decode([1], [7], [3])).all()
 
 
 def test_a_slot_decodes_once_in_a_call() -> None:
