@@ -94,7 +94,8 @@ class Generation:
                 self._perform(step)
             except Exception as error:  # noqa: BLE001 - a fault of this library must end its rows, not the thread
                 _log.exception("a step failed")
-                for sequence in {chunk.sequence for chunk in step.chunks} | set(step.decodes):
+                touched = (*(admission.sequence for admission in step.admissions), *step.decodes)
+                for sequence in {*touched, *(chunk.sequence for chunk in step.chunks)}:
                     self._fail(sequence, error)
         self.used_tokens = self._state.used_tokens
         arrivals, self._arrivals = self._arrivals, []
@@ -216,14 +217,12 @@ class Generation:
             return
         slot = sequence.slot
         self._state.release(sequence)
-        if isinstance(error, EngineError):
-            told = error
-        else:
+        if slot is not None:
+            self._state.forget(slot)
+        if not isinstance(error, EngineError):
             _log.error("the runtime failed in one request", exc_info=error)
-            told = EngineError(f"The model's runtime failed: {_said(error)}")
-            if slot is not None:
-                self._state.forget(slot)
-        self._arrivals.append((row, told))
+            error = EngineError(f"The model's runtime failed: {_said(error)}")
+        self._arrivals.append((row, error))
 
     def _examine(self) -> None:
         """After a failure: can the runtime still compute? If not, every row ends now."""

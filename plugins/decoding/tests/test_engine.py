@@ -194,13 +194,14 @@ async def test_what_the_model_was_not_loaded_for(make_engine: MakeEngine) -> Non
 
 
 class Faults:
-    """Makes a runner's calls fail: ``left`` calls of ``method`` after ``passing`` ones, or all while ``broken``."""
+    """Makes a runner's calls fail: ``left`` calls of ``method`` after ``passing`` ones, or all after ``lost_after``."""
 
     def __init__(self) -> None:
-        self.method, self.passing, self.left, self.broken = "", 0, 0, False
+        self.method, self.passing, self.left, self.lost_after = "", 0, 0, 1_000_000
 
     def __call__(self, method: str) -> None:
-        if self.broken:
+        self.lost_after -= 1
+        if self.lost_after < 0:
             msg = "device lost"
             raise RuntimeError(msg)
         if method == self.method and self.left:
@@ -256,13 +257,24 @@ async def test_a_failed_slot_is_not_a_prefix_cache(make_engine: MakeEngine) -> N
     assert again.texts == expected.texts
 
 
+async def test_what_is_no_number_is_not_a_prefix_cache(make_engine: MakeEngine) -> None:
+    """A slot that gave no numbers once is computed again, so that the same prompt does not fail for ever."""
+    engine = make_engine(slots=1)
+    expected = await ask(engine, complete("a prompt that is long enough"))
+    runner = engine._generation._runner
+    runner._cache[:, :, 0, 3] = float("nan")
+    with pytest.raises(EngineError, match="logits"):
+        await ask(engine, complete("a prompt that is long enough"))
+
+    assert (await ask(engine, complete("a prompt that is long enough"))).texts == expected.texts
+
+
 async def test_a_lost_device_is_told_at_once(make_engine: MakeEngine) -> None:
     """To all who run, and to all who come; the host then ends the replica."""
     faults = Faults()
     engine = make_engine(on_call=faults)
+    faults.lost_after = 40
     streams = [asyncio.create_task(ask(engine, complete(text, max_tokens=100))) for text in ("one", "two")]
-    await asyncio.sleep(0.01)
-    faults.broken = True
 
     for result in await asyncio.gather(*streams, return_exceptions=True):
         assert isinstance(result, EngineError)
