@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from decoding.cpus import default_threads
+
 from core.api import EngineContext, EngineLoadError
-from llamacpp_backend.cpus import default_threads
 from llamacpp_backend.device import DeviceChoice, OfferedDevice
 from llamacpp_backend.settings import LlamaCppSettings
 

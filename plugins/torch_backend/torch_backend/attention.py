@@ -6,6 +6,7 @@ masks are made once a step and window, and no key or value is repeated for its q
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +15,11 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from core.api import EngineLoadError
 from torch_backend.cache import SlotCache, Step
+from torch_backend.settings import AttentionRequest
 
-__all__ = ["eager", "register", "sdpa"]
+__all__ = ["Kernel", "choose", "eager", "flash", "register", "sdpa"]
 
 Kernel = Callable[..., torch.Tensor]
 _names = (f"ai_gateway_slots_{number}" for number in itertools.count())
@@ -103,3 +106,40 @@ def eager(
         weights = torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
     found = weights.to(value.dtype) @ value[:, :, None]
     return found.reshape(rows, heads, new, -1).transpose(1, 2)
+
+
+def flash(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, step: Step, *, scale: float, window: int | None
+) -> torch.Tensor:
+    """Attend with the package ``flash_attn``, which takes rows of different lengths as they are: no mask at all."""
+    import flash_attn  # noqa: PLC0415 - optional, and for CUDA only
+
+    # A window counts the keys before the query here, and the query itself there.
+    reach = (-1, -1) if window is None else (window - 1, 0)
+    found: torch.Tensor = flash_attn.flash_attn_with_kvcache(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        cache_seqlens=(step.positions[:, -1] + 1).clamp(max=step.end).int(),
+        softmax_scale=scale,
+        causal=True,
+        window_size=reach,
+    )
+    return found
+
+
+def choose(requested: AttentionRequest, device: str, *, has_flash: bool | None = None) -> Kernel:
+    """Return the function to attend with.
+
+    Raises:
+        EngineLoadError: FlashAttention was asked for and cannot be used; trying again cannot help.
+    """
+    if has_flash is None:
+        has_flash = importlib.util.find_spec("flash_attn") is not None
+    can_flash = has_flash and device.startswith("cuda")
+    if requested == "flash_attention_2" and not can_flash:
+        msg = "attention = 'flash_attention_2' needs a CUDA device and the package flash-attn: set 'auto' or 'sdpa'."
+        raise EngineLoadError(msg, permanent=True)
+    if requested == "eager":
+        return eager
+    return flash if can_flash and requested != "sdpa" else sdpa

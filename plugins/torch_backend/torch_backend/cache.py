@@ -74,7 +74,7 @@ class Step:
 
 
 class _SlotLayer(CacheLayerMixin):
-    """One layer's keys and values, ``[slots, capacity, heads, size]``."""
+    """One layer's keys and values, ``[slots, capacity + 1, heads, size]``."""
 
     is_sliding = False
 
@@ -82,10 +82,10 @@ class _SlotLayer(CacheLayerMixin):
         super().__init__()
         self._owner = owner
         # Zeros, not empty: a masked position still enters a product, and 0 * nan is nan.
-        self.keys = torch.zeros(owner.slots, owner.capacity, shape.heads, shape.key_size, dtype=dtype, device=device)
-        self.values = torch.zeros(
-            owner.slots, owner.capacity, shape.heads, shape.value_size, dtype=dtype, device=device
-        )
+        # (The system gives zeroed memory only when it is touched: an unused slot costs nothing on the CPU.)
+        places = (owner.slots, owner.capacity + 1, shape.heads)
+        self.keys = torch.zeros(*places, shape.key_size, dtype=dtype, device=device)
+        self.values = torch.zeros(*places, shape.value_size, dtype=dtype, device=device)
         self._flat_keys = self.keys.view(-1, shape.heads, shape.key_size)
         self._flat_values = self.values.view(-1, shape.heads, shape.value_size)
         self.is_initialized = True
@@ -119,13 +119,21 @@ class _SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """All layers, and which part of them the next forward call works on."""
+    """All layers, and which part of them the next forward call works on.
+
+    Attributes:
+        slots: rows.
+        capacity: most tokens of a row.
+        spare_position: one more in each row, that no sequence uses.
+        step: what the next call works on.
+    """
 
     def __init__(
         self, shapes: Sequence[LayerShape], slots: int, capacity: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.slots = slots
         self.capacity = capacity
+        self.spare_position = capacity
         self.device = device
         nothing = torch.zeros(0, 1, dtype=torch.long, device=device)
         self.step = Step(range(0), 0, nothing, nothing.flatten(), causal=False, full=True)
@@ -139,7 +147,7 @@ class SlotCache(Cache):
             range(row, row + 1),
             end,
             positions[None],
-            positions + row * self.capacity,
+            positions + row * (self.capacity + 1),
             causal=start == 0,
             full=count == 1,
         )
@@ -148,12 +156,25 @@ class SlotCache(Cache):
     def begin_decode(self, positions: Sequence[int]) -> torch.Tensor:
         """Make the next call one of a new token in each of the first rows; return their positions, ``[rows, 1]``."""
         end = max(positions) + 1
-        places = torch.tensor(positions, device=self.device)
-        index = places + torch.arange(0, len(positions) * self.capacity, self.capacity, device=self.device)
-        self.step = Step(
-            range(len(positions)), end, places[:, None], index, causal=False, full=min(positions) == end - 1
-        )
-        return self.step.positions
+        places = torch.tensor(positions, device=self.device)[:, None]
+        self.step = self._of_first_rows(places, end, full=min(positions) == end - 1)
+        return places
+
+    def begin_fixed(self, positions: torch.Tensor, end: int) -> None:
+        """As `begin_decode`, from positions that are known to the device only, all below ``end`` or spare."""
+        self.step = self._of_first_rows(positions, end, full=False)
+
+    def begin_whole(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Make the next call one over whole inputs, padded on the right, that leaves the slots alone."""
+        rows, longest = tokens.shape
+        positions = torch.arange(longest, device=self.device).expand(rows, -1)
+        self.step = Step(range(0), longest, positions, positions[:0].flatten(), causal=True, full=longest == 1)
+        return positions
+
+    def _of_first_rows(self, positions: torch.Tensor, end: int, *, full: bool) -> Step:
+        places = self.capacity + 1
+        index = positions.flatten() + torch.arange(0, len(positions) * places, places, device=self.device)
+        return Step(range(len(positions)), end, positions, index, causal=False, full=full)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of one row into another."""

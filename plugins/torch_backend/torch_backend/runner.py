@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from decoding.runner import Floats
-from transformers import PreTrainedModel
 
 from torch_backend import attention
 from torch_backend.cache import LayerShape, SlotCache
+from torch_backend.cuda_graphs import DecodeGraphs
+from torch_backend.pooling import Way, pad, pool
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["TorchRunner"]
 
 
 class TorchRunner:
-    """A decoder and its slots; see `decoding.runner.Runner`."""
+    """A decoder and its slots; see `decoding.runner.Runner`.
+
+    Args:
+        model: where it runs, in the number format that it runs in.
+        shapes: what each of its layers keeps of a token.
+        slots: rows of the cache.
+        context_tokens: most tokens of a row.
+        kernel: how attention is computed.
+        pooling: how an embedding is made.
+        graphs: whether decode steps are captured as CUDA graphs.
+    """
 
     def __init__(
         self,
@@ -25,14 +40,18 @@ class TorchRunner:
         slots: int,
         context_tokens: int,
         kernel: attention.Kernel = attention.sdpa,
+        pooling: Way = "mean",
+        graphs: bool = False,
     ) -> None:
         self.slots = slots
         self.context_tokens = context_tokens
         self.vocab_size: int = model.get_output_embeddings().out_features
         self._model = model
+        self._pooling: Way = pooling
         self._cache = SlotCache(shapes, slots, context_tokens, model.dtype, model.device)
         self._rows = list(range(slots))  # of each slot
         self._lengths = [0] * slots  # of what each slot holds, at most
+        self._graphs = DecodeGraphs(self._forward, self._cache) if graphs else None
         model.set_attn_implementation(attention.register(self._cache, kernel))
 
     @torch.inference_mode()
@@ -40,20 +59,22 @@ class TorchRunner:
         """See `decoding.runner.Runner.prefill`."""
         positions = self._cache.begin_chunk(self._rows[slot], start, len(tokens))
         self._lengths[slot] = start + len(tokens)
-        return self._forward([tokens], positions)[0]
+        return _floats(self._forward(self._tensor([tokens]), positions))[0]
 
     @torch.inference_mode()
     def decode(self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> Floats:
         """See `decoding.runner.Runner.decode`."""
         self._bring_to_front(slots)
         order = sorted(range(len(slots)), key=lambda number: self._rows[slots[number]])
-        places = self._cache.begin_decode([positions[number] for number in order])
         for slot, position in zip(slots, positions, strict=True):
             self._lengths[slot] = position + 1
-        logits = self._forward([[tokens[number]] for number in order], places)
-        if order == sorted(order):
-            return logits
-        return logits[[self._rows[slot] for slot in slots]]
+        given = self._tensor([[tokens[number]] for number in order])
+        places = [positions[number] for number in order]
+        if self._graphs is None:
+            logits = _floats(self._forward(given, self._cache.begin_decode(places)))
+        else:
+            logits = _floats(self._graphs(given, self._tensor(places)[:, None], max(places) + 1))
+        return logits if order == sorted(order) else logits[[self._rows[slot] for slot in slots]]
 
     @torch.inference_mode()
     def copy_slot(self, source: int, target: int, length: int) -> None:
@@ -61,16 +82,27 @@ class TorchRunner:
         self._cache.copy(self._rows[source], self._rows[target], length)
         self._lengths[target] = length
 
-    def _forward(self, tokens: Sequence[Sequence[int]], positions: torch.Tensor) -> Floats:
-        found = self._model(
-            input_ids=torch.tensor(tokens, device=positions.device),
+    @torch.inference_mode()
+    def embed(self, inputs: Sequence[Sequence[int]]) -> Floats:
+        """See `decoding.runner.Runner.embed`."""
+        tokens, lengths = pad(inputs, self._model)
+        positions = self._cache.begin_whole(tokens)
+        output = self._model.base_model(input_ids=tokens, position_ids=positions, use_cache=False)
+        return _floats(pool(output.last_hidden_state, lengths, self._pooling))
+
+    def _forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        output = self._model(
+            input_ids=tokens,
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=1,  # a prompt's other logits would be by far the largest tensor of all
         )
-        logits: Floats = found.logits[:, -1].float().cpu().numpy()
+        logits: torch.Tensor = output.logits[:, -1]
         return logits
+
+    def _tensor(self, numbers: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tensor:
+        return torch.tensor(numbers, device=self._cache.device)
 
     def _bring_to_front(self, slots: Sequence[int]) -> None:
         """Exchange rows until the slots are the first ones, in any order: then a step works on a view of the cache."""
@@ -82,3 +114,8 @@ class TorchRunner:
         for one, other in zip(outside, inside, strict=True):
             self._cache.swap(self._rows[one], self._rows[other], max(self._lengths[one], self._lengths[other]))
             self._rows[one], self._rows[other] = self._rows[other], self._rows[one]
+
+
+def _floats(values: torch.Tensor) -> Floats:
+    found: Floats = values.float().cpu().numpy()
+    return found

@@ -1,0 +1,247 @@
+"""Weights on disk -> a model that runs: checked, measured and sized. Blocks for seconds to minutes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from decoding.cpus import default_threads
+from decoding.scheduler import Limits
+from decoding.template import ChatTemplate
+from decoding.tokens import Vocabulary
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from core.api import EngineContext, EngineInfo, EngineLoadError
+from torch_backend import attention, cuda_graphs, memory
+from torch_backend.architecture import check_decoder, is_decoder, probe
+from torch_backend.checkpoint import Checkpoint
+from torch_backend.device import DeviceChoice, Dtype, choose_device, choose_dtype, find_devices
+from torch_backend.encoder import CrossEncoderRunner, EncoderRunner
+from torch_backend.measure import Format, linear_shapes, measure
+from torch_backend.packing import pack_linears
+from torch_backend.pooling import choose_pooling
+from torch_backend.runner import TorchRunner
+from torch_backend.settings import TorchSettings
+from torch_backend.sources import find_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["LoadedModel", "load_model"]
+
+_MEASURED_DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
+_MEASURED_ROWS = (1, 16)
+# While others decode, while none does: on a CPU each prompt token costs, elsewhere a step costs much the same anyway.
+_CPU_LIMITS = (64, 256)
+_GPU_LIMITS = (512, 2048)
+_UNBOUNDED = 1 << 30
+
+Details = dict[str, str | int | float | bool]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedModel:
+    """What `decoding.engine.DecodingEngine` is made of, and what the model became."""
+
+    vocabulary: Vocabulary
+    template: ChatTemplate
+    limits: Limits
+    runner: TorchRunner | None = None
+    embedder: TorchRunner | EncoderRunner | None = None
+    scorer: CrossEncoderRunner | None = None
+    info: EngineInfo
+
+
+def load_model(context: EngineContext, settings: TorchSettings) -> LoadedModel:
+    """Load the model of a replica.
+
+    Raises:
+        EngineLoadError: it cannot be loaded; the message says why in a sentence.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    return _Loader(context, settings).load()
+
+
+class _Loader:
+    def __init__(self, context: EngineContext, settings: TorchSettings) -> None:
+        self._spec = context.model
+        self._settings = settings
+        devices = find_devices()
+        self._device: DeviceChoice = choose_device(settings.device, devices)
+        self._dtype = choose_dtype(settings.dtype, self._device, devices)
+        self._threads = settings.threads or default_threads()
+        torch.set_num_threads(self._threads)
+        # Which format is fastest is known only once there is a config; a GGUF file's weights fit into 16 bits.
+        folder = find_folder(context.weights, self._dtype or "bfloat16", settings.cache_dir)
+        name = self._spec.name
+        self._checkpoint = Checkpoint(folder, name, trusted=name in settings.trust_remote_code)
+
+    def load(self) -> LoadedModel:
+        if "rerank" in self._spec.tasks:
+            return self._load_scorer()
+        if set(self._spec.tasks) == {"embeddings"} and not is_decoder(self._checkpoint.config):
+            return self._load_encoder()
+        return self._load_decoder()
+
+    def _load_decoder(self) -> LoadedModel:
+        settings, device = self._settings, self._device.device
+        outline = self._checkpoint.outline(AutoModelForCausalLM)
+        check_decoder(self._checkpoint.config, outline)
+        kept, figures = self._choose_format(outline)
+        weights_bytes = outline.num_parameters() * getattr(torch, kept.dtype).itemsize
+        memory.check_weights(weights_bytes, memory.free_device_bytes(device))
+        model = self._checkpoint.weights(AutoModelForCausalLM, kept.dtype, device)
+        probed = probe(model)
+        if kept.packed:
+            pack_linears(model)
+
+        text = self._checkpoint.config.get_text_config(decoder=True)
+        context_tokens = min(self._spec.context_tokens, getattr(text, "max_position_embeddings", None) or _UNBOUNDED)
+        token_bytes = sum(shape.numbers for shape in probed.shapes) * model.dtype.itemsize
+        slots = memory.fitting_slots(
+            slots=settings.slots,
+            context_tokens=context_tokens,
+            token_bytes=token_bytes,
+            free_bytes=memory.free_device_bytes(device),
+            share=settings.memory_share,
+        )
+        kernel = attention.choose(settings.attention, device)
+        graphs = cuda_graphs.usable(device, wanted=settings.cuda_graphs)
+        runner = TorchRunner(
+            model,
+            probed.shapes,
+            slots=slots,
+            context_tokens=context_tokens,
+            kernel=kernel,
+            pooling=choose_pooling(settings.pooling, self._checkpoint.folder),
+            graphs=graphs,
+        )
+        probed.check(runner, model.dtype)
+
+        kv_bytes = slots * context_tokens * token_bytes
+        tokenizer = self._checkpoint.tokenizer()
+        return self._loaded(
+            tokenizer,
+            Vocabulary(tokenizer, _ends(model, tokenizer), size=runner.vocab_size),
+            runner=runner,
+            embedder=runner,
+            context_tokens=context_tokens,
+            slots=slots,
+            memory_bytes=weights_bytes + kv_bytes,
+            details={
+                **self._details(model, kept),
+                "measured": figures,
+                "attention": kernel.__name__,
+                "cuda_graphs": graphs,
+                "slots_requested": settings.slots,
+                "weights_bytes": weights_bytes,
+                "kv_bytes": kv_bytes,
+                "kv_bytes_per_token": token_bytes,
+                "parameters": outline.num_parameters(),
+            },
+        )
+
+    def _load_encoder(self) -> LoadedModel:
+        pooling = choose_pooling(self._settings.pooling, self._checkpoint.folder)
+        model, tokenizer, context_tokens = self._load_reader(AutoModel)
+        return self._loaded(
+            tokenizer,
+            Vocabulary(tokenizer, ()),
+            embedder=EncoderRunner(model, context_tokens=context_tokens, pooling=pooling),
+            context_tokens=context_tokens,
+            memory_bytes=model.get_memory_footprint(),
+            details={**self._details(model, Format(self._dtype or "float32", packed=False)), "pooling": pooling},
+        )
+
+    def _load_scorer(self) -> LoadedModel:
+        if (labels := self._checkpoint.config.num_labels) != 1:
+            msg = f"{self._spec.name} tells {labels} labels apart: for rerank a model with one is needed."
+            raise EngineLoadError(msg, permanent=True)
+        model, tokenizer, context_tokens = self._load_reader(AutoModelForSequenceClassification)
+        vocabulary = Vocabulary(tokenizer, ())  # from here on the tokenizer neither pads nor truncates
+        scorer = CrossEncoderRunner(
+            model,
+            tokenizer.backend_tokenizer,
+            context_tokens=context_tokens,
+            takes_types="token_type_ids" in tokenizer.model_input_names,
+        )
+        return self._loaded(
+            tokenizer,
+            vocabulary,
+            scorer=scorer,
+            context_tokens=context_tokens,
+            memory_bytes=model.get_memory_footprint(),
+            details=self._details(model, Format(self._dtype or "float32", packed=False)),
+        )
+
+    def _load_reader(self, auto: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
+        """A model that reads whole texts, its tokenizer, and how long they may be."""
+        # Vectors are kept and compared for years: nothing is rounded where that is not what makes it fast.
+        model = self._checkpoint.weights(auto, self._dtype or "float32", self._device.device)
+        tokenizer = self._checkpoint.tokenizer()
+        table = getattr(model.config, "max_position_embeddings", None) or _UNBOUNDED
+        if model.config.model_type in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
+            table -= (model.config.pad_token_id or 0) + 1  # they count positions from the padding token's id on
+        return model, tokenizer, min(self._spec.context_tokens, table, tokenizer.model_max_length)
+
+    def _choose_format(self, outline: PreTrainedModel) -> tuple[Format, str]:
+        """How to keep the weights, and the figures that say so."""
+        if self._device.kind != "cpu":
+            return Format(self._dtype or "float16", packed=False), ""
+        dtypes = _MEASURED_DTYPES if self._dtype is None else (self._dtype,)
+        measured = measure(linear_shapes(outline), dtypes, _MEASURED_ROWS, pack=self._settings.pack_weights)
+        return measured.fastest, str(measured)
+
+    def _details(self, model: PreTrainedModel, kept: Format) -> Details:
+        return {
+            "torch": str(torch.__version__),
+            "transformers": transformers.__version__,
+            "architecture": type(model).__name__,
+            "dtype": kept.dtype,
+            "packed_weights": kept.packed,
+            "threads": self._threads,
+        }
+
+    def _loaded(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        vocabulary: Vocabulary,
+        *,
+        runner: TorchRunner | None = None,
+        embedder: TorchRunner | EncoderRunner | None = None,
+        scorer: CrossEncoderRunner | None = None,
+        context_tokens: int,
+        slots: int | None = None,
+        memory_bytes: int,
+        details: Details,
+    ) -> LoadedModel:
+        settings = self._settings
+        together, alone = _CPU_LIMITS if self._device.kind == "cpu" else _GPU_LIMITS
+        together = settings.prefill_tokens or together
+        limits = Limits(prefill_tokens=together, prefill_tokens_alone=max(alone, together))
+        return LoadedModel(
+            vocabulary=vocabulary,
+            template=ChatTemplate(tokenizer, settings.chat_template.read_text() if settings.chat_template else None),
+            limits=limits,
+            runner=runner,
+            embedder=embedder,
+            scorer=scorer,
+            info=EngineInfo(
+                device_requested=settings.device,
+                device=self._device.device,
+                device_reason=self._device.reason,
+                context_tokens=context_tokens,
+                slots=settings.slots if slots is None else slots,
+                memory_bytes=memory_bytes,
+                details={**details, "prefill_tokens": limits.prefill_tokens},
+            ),
+        )
+
+
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that end an answer."""
+    told = model.generation_config.eos_token_id if model.generation_config else None
+    told = [told] if isinstance(told, int) else told or []
+    return frozenset(token for token in [*told, tokenizer.eos_token_id] if token is not None)
