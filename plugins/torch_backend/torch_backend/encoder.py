@@ -14,23 +14,34 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
 
-__all__ = ["CrossEncoderRunner", "EncoderRunner"]
+__all__ = ["CrossEncoderRunner", "EncoderRunner", "most_positions"]
 
 
 class EncoderRunner:
-    """Turns tokens into vectors; see `decoding.runner.Embedder`."""
+    """Turns tokens into vectors; see `decoding.runner.Embedder`.
 
-    def __init__(self, model: PreTrainedModel, *, context_tokens: int, pooling: Way) -> None:
+    Args:
+        model: without what makes words of its vectors.
+        context_tokens: most tokens of one input.
+        pooling: how their vectors become one.
+        dense: what that one then goes through.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, *, context_tokens: int, pooling: Way, dense: torch.nn.Module | None = None
+    ) -> None:
         self.context_tokens = context_tokens
         self._model = model
         self._pooling: Way = pooling
+        self._dense = (dense or torch.nn.Identity()).to(model.device)
+        model.config.use_cache = False  # some are decoders by birth, and would keep what nobody asks for
 
     @torch.inference_mode()
     def embed(self, inputs: Sequence[Sequence[int]]) -> Floats:
         """See `decoding.runner.Embedder.embed`."""
         tokens, lengths = pad(inputs, self._model)
         hidden = self._model(input_ids=tokens, attention_mask=_real(tokens, lengths)).last_hidden_state
-        vectors: Floats = pool(hidden, lengths, self._pooling).cpu().numpy()
+        vectors: Floats = self._dense(pool(hidden, lengths, self._pooling)).cpu().numpy()
         return vectors
 
 
@@ -63,6 +74,18 @@ class CrossEncoderRunner:
         logits = self._model(input_ids=tokens, attention_mask=_real(tokens, lengths), **types).logits[:, 0]
         scores: Floats = logits.float().sigmoid().cpu().numpy()
         return scores
+
+
+def most_positions(model: PreTrainedModel) -> int | None:
+    """Return how many tokens a model has positions for; None: any number, as far as it says."""
+    told = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limits = [] if told is None else [int(told)]
+    for name, table in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(table, torch.nn.Embedding):
+            # RoBERTa and its kin count from the padding token's id on.
+            first = 0 if table.padding_idx is None else table.padding_idx + 1
+            limits.append(table.num_embeddings - first)
+    return min((limit for limit in limits if limit > 0), default=None)
 
 
 def _real(tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
