@@ -1,0 +1,15 @@
+"""The engine on the real demo model."""
+
+from __future__ import annotations
+
+from torch_backend.plugin import gateway_backends, gateway_models
+
+from core.testing import EngineConformance
+
+
+class TestTorchEngine(EngineConformance):
+    """Everything the kit asks of an engine, in the number format that this CPU is fastest in."""
+
+    backend = gateway_backends()[0]
+    model = gateway_models()[0]
+    settings = {"threads": 1}  # noqa: RUF012 - a ClassVar of the base
