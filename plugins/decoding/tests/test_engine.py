@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -284,18 +285,17 @@ async def test_a_lost_device_is_told_at_once(make_engine: MakeEngine) -> None:
 
 async def test_steps_stand_still_when_the_runtime_hangs(make_engine: MakeEngine) -> None:
     """That is how the supervisor sees it; a cancel returns all the same."""
-    hang, hung = threading.Event(), threading.Event()
+    calls = itertools.count()
+    hung, released = threading.Event(), threading.Event()
 
     def on_call(method: str) -> None:
-        if method == "decode" and hang.is_set():
+        if method == "decode" and next(calls) == 5:
             hung.set()
             assert released.wait(10)
 
-    released = threading.Event()
     engine = make_engine(on_call=on_call)
     events = engine.stream(complete(max_tokens=200))
     await anext(events)
-    hang.set()
     assert await asyncio.to_thread(hung.wait, 10)
     steps = engine.load_now().steps
     await asyncio.sleep(0.05)
@@ -304,7 +304,6 @@ async def test_steps_stand_still_when_the_runtime_hangs(make_engine: MakeEngine)
     async with asyncio.timeout(1):
         await events.aclose()
     released.set()
-    hang.clear()
     await idle(engine)
 
 
