@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from core.api import EngineLoadError
 from torch_backend.cache import LayerShape
@@ -15,21 +14,13 @@ if TYPE_CHECKING:
 
     from torch_backend.runner import TorchRunner
 
-__all__ = ["Probe", "check_decoder", "is_decoder", "probe"]
+__all__ = ["Probe", "check_decoder", "probe"]
 
 _KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention"})
 _PROBE_TOKENS = 7
 _PROBE_CHUNK = 4
 # Relative error of the logits: kernels differ in their rounding, a wrong mask or position is far beyond it.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.1}
-
-
-def is_decoder(config: PreTrainedConfig) -> bool:
-    """Whether a model generates text; BERT has a causal form too, so its own word counts first."""
-    named = config.architectures or []
-    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in named):
-        return True
-    return not named or (type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and getattr(config, "is_decoder", True))
 
 
 def check_decoder(config: PreTrainedConfig, model: PreTrainedModel) -> None:
@@ -40,9 +31,7 @@ def check_decoder(config: PreTrainedConfig, model: PreTrainedModel) -> None:
     """
     text = config.get_text_config(decoder=True)
     others = sorted(set(getattr(text, "layer_types", None) or ()) - _KNOWN_LAYERS)
-    if config.is_encoder_decoder:
-        reason = "it is an encoder and a decoder, which need two caches"
-    elif model._is_stateful:  # noqa: SLF001 - how transformers marks models that cannot be rolled back
+    if model._is_stateful:  # noqa: SLF001 - how transformers marks models that cannot be rolled back
         reason = "it keeps a recurrent state instead of a KV cache"
     elif others:
         reason = f"it has layers of the kind {', '.join(others)}"

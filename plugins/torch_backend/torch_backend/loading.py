@@ -13,15 +13,16 @@ from decoding.template import ChatTemplate
 from decoding.tokens import Vocabulary
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from core.api import EngineContext, EngineInfo, EngineLoadError
+from core.api import EngineContext, EngineInfo, EngineLoadError, Task
 from torch_backend import attention, cuda_graphs, memory
-from torch_backend.architecture import check_decoder, is_decoder, probe
+from torch_backend.architecture import check_decoder, probe
 from torch_backend.checkpoint import Checkpoint
 from torch_backend.device import DeviceChoice, Dtype, choose_device, choose_dtype, find_devices
-from torch_backend.encoder import CrossEncoderRunner, EncoderRunner
+from torch_backend.encoder import CrossEncoderRunner, EncoderRunner, most_positions
+from torch_backend.kind import Kind, kind_of
 from torch_backend.measure import Format, linear_shapes, measure
 from torch_backend.packing import pack_linears
-from torch_backend.pooling import choose_pooling
+from torch_backend.pooling import choose_pooling, read_recipe
 from torch_backend.runner import TorchRunner
 from torch_backend.settings import TorchSettings
 from torch_backend.sources import find_folder
@@ -37,6 +38,12 @@ _MEASURED_ROWS = (1, 16)
 _CPU_LIMITS = (64, 256)
 _GPU_LIMITS = (512, 2048)
 _UNBOUNDED = 1 << 30
+
+_TASKS: dict[Kind, frozenset[Task]] = {
+    "decoder": frozenset({"chat", "completion", "embeddings"}),
+    "encoder": frozenset({"embeddings"}),
+    "cross_encoder": frozenset({"rerank"}),
+}
 
 Details = dict[str, str | int | float | bool]
 
@@ -79,11 +86,17 @@ class _Loader:
         self._checkpoint = Checkpoint(folder, name, trusted=name in settings.trust_remote_code)
 
     def load(self) -> LoadedModel:
-        if "rerank" in self._spec.tasks:
-            return self._load_scorer()
-        if set(self._spec.tasks) == {"embeddings"} and not is_decoder(self._checkpoint.config):
-            return self._load_encoder()
-        return self._load_decoder()
+        kind = kind_of(self._checkpoint.config)
+        if others := set(self._spec.tasks) - _TASKS[kind]:
+            msg = f"{self._spec.name} is declared for {', '.join(sorted(others))}, but its weights are of a {kind}."
+            raise EngineLoadError(msg, permanent=True)
+        match kind:
+            case "decoder":
+                return self._load_decoder()
+            case "encoder":
+                return self._load_encoder()
+            case "cross_encoder":
+                return self._load_scorer()
 
     def _load_decoder(self) -> LoadedModel:
         settings, device = self._settings, self._device.device
@@ -144,21 +157,19 @@ class _Loader:
         )
 
     def _load_encoder(self) -> LoadedModel:
-        pooling = choose_pooling(self._settings.pooling, self._checkpoint.folder)
+        recipe = read_recipe(self._checkpoint.folder, self._settings.pooling)
         model, tokenizer, context_tokens = self._load_reader(AutoModel)
+        context_tokens = min(context_tokens, recipe.max_tokens or _UNBOUNDED)
         return self._loaded(
             tokenizer,
             Vocabulary(tokenizer, ()),
-            embedder=EncoderRunner(model, context_tokens=context_tokens, pooling=pooling),
+            embedder=EncoderRunner(model, context_tokens=context_tokens, pooling=recipe.way, dense=recipe.dense),
             context_tokens=context_tokens,
             memory_bytes=model.get_memory_footprint(),
-            details={**self._details(model, Format(self._dtype or "float32", packed=False)), "pooling": pooling},
+            details={**self._details(model, Format(self._dtype or "float32", packed=False)), "pooling": recipe.way},
         )
 
     def _load_scorer(self) -> LoadedModel:
-        if (labels := self._checkpoint.config.num_labels) != 1:
-            msg = f"{self._spec.name} tells {labels} labels apart: for rerank a model with one is needed."
-            raise EngineLoadError(msg, permanent=True)
         model, tokenizer, context_tokens = self._load_reader(AutoModelForSequenceClassification)
         vocabulary = Vocabulary(tokenizer, ())  # from here on the tokenizer neither pads nor truncates
         scorer = CrossEncoderRunner(
@@ -181,10 +192,11 @@ class _Loader:
         # Vectors are kept and compared for years: nothing is rounded where that is not what makes it fast.
         model = self._checkpoint.weights(auto, self._dtype or "float32", self._device.device)
         tokenizer = self._checkpoint.tokenizer()
-        table = getattr(model.config, "max_position_embeddings", None) or _UNBOUNDED
-        if model.config.model_type in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
-            table -= (model.config.pad_token_id or 0) + 1  # they count positions from the padding token's id on
-        return model, tokenizer, min(self._spec.context_tokens, table, tokenizer.model_max_length)
+        return (
+            model,
+            tokenizer,
+            min(self._spec.context_tokens, most_positions(model) or _UNBOUNDED, tokenizer.model_max_length),
+        )
 
     def _choose_format(self, outline: PreTrainedModel) -> tuple[Format, str]:
         """How to keep the weights, and the figures that say so."""
