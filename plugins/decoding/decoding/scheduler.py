@@ -163,8 +163,10 @@ class State:
 def plan(state: State, limits: Limits) -> Step:
     """Return the next step; empty when there is nothing to do. Changes nothing.
 
-    Every sequence that decodes does so in every step. The others share the step's prompt tokens: each gets the same,
-    and what one does not need goes to the rest, so a short prompt does not wait for a long one.
+    Every sequence that decodes does so in every step. Of the step's prompt tokens half are for the one that was admitted
+    first, so that nobody is passed by for ever, and the others go where least is missing: a short prompt does not
+    wait for a long one, equal ones are finished one after the other, and there are few chunks, each of which costs
+    a pass over all weights.
     """
     admissions = _admit(state)
     decodes = tuple(sequence for sequence in state.running if not sequence.in_prefill)
@@ -213,15 +215,13 @@ def _taken(place: Place, sequence: Sequence) -> Content:
 
 
 def _share(budget: int, needs: collections.abc.Sequence[int]) -> list[int]:
-    """Return max-min fair shares: nobody gets more than it needs, and those who get less all get the same.
-
-    Odd tokens of an uneven division go to those who need least; where there is not one for each, to those who came
-    first, so that nobody is passed by for ever.
-    """
+    """Divide prompt tokens, as `plan` says, among sequences in the order of their admission."""
     shares = [0] * len(needs)
-    enough = budget >= len(needs)
-    order = sorted(range(len(needs)), key=lambda index: (needs[index] if enough else 0, index))
-    for left, index in zip(range(len(needs), 0, -1), order, strict=True):
-        shares[index] = min(needs[index], -(-budget // left))
-        budget -= shares[index]
+    if needs:
+        shares[0] = min(needs[0], -(-budget // 2))
+        budget -= shares[0]
+    for index in sorted(range(len(needs)), key=lambda index: (needs[index], index)):
+        more = min(needs[index] - shares[index], budget)
+        shares[index] += more
+        budget -= more
     return shares

@@ -84,14 +84,25 @@ def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
     assert sizes(plan(state, LIMITS)) == {4000: 22, 10: 10}
 
 
-def test_equal_needs_share_equally() -> None:
-    """Three long prompts get a third each; nobody starves when there is less than a token for each."""
+def test_equal_prompts_are_finished_one_after_the_other() -> None:
+    """In the order of their arrival, in chunks as large as can be: the first need not wait for the last."""
     state = State(3)
     for number in range(3):
-        state.add(Sequence(prompt(100 + number, 1000 * number)))
+        state.add(Sequence(prompt(40, 1000 * number)))
 
-    assert sizes(plan(state, LIMITS)) == {100: 11, 101: 11, 102: 10}
-    assert sizes(plan(state, Limits(prefill_tokens=1, prefill_tokens_alone=1))) == {100: 1}
+    steps = run(state, 6)
+
+    first = [[(chunk.sequence.prompt[0], len(chunk.tokens)) for chunk in step.chunks] for step in steps]
+    assert first[:3] == [[(0, 32)], [(0, 8), (1000, 24)], [(1000, 8)]]
+
+
+def test_the_oldest_prompt_gets_half_whoever_else_comes() -> None:
+    """Shorter ones get the other half, the shortest first."""
+    state = State(3)
+    for number, length in enumerate((400, 50, 20)):
+        state.add(Sequence(prompt(length, 1000 * number)))
+
+    assert sizes(plan(state, LIMITS)) == {400: 16, 20: 16}
 
 
 def test_short_prompts_do_not_pass_a_long_one_for_ever() -> None:
