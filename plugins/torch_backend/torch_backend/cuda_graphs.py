@@ -80,7 +80,8 @@ class DecodeGraphs:
 
         def step() -> torch.Tensor:
             self._cache.begin_fixed(positions, end)
-            return self._forward(tokens, positions)
+            # A table of learned positions has no entry for the spare one.
+            return self._forward(tokens, positions.clamp(max=self._cache.capacity - 1))
 
         logits, replay = self._capture(step)
         _log.info("captured a decode step of %d rows and %d positions", rows, end)
