@@ -255,8 +255,12 @@ def main() -> None:
 
 
 def converted() -> Path:
-    """Return the folder where the torch backend keeps the demo model as safetensors, made by loading it once."""
-    raise NotImplementedError
+    """Return the folder where the torch backend keeps the demo model as safetensors."""
+    from torch_backend.gguf import converted as convert  # noqa: PLC0415 - not needed for `--help`
+
+    from core.testing import demo_weights  # noqa: PLC0415 - as above
+
+    return convert(demo_weights(), "bfloat16", None)
 
 
 if __name__ == "__main__":
