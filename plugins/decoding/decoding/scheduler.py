@@ -163,10 +163,10 @@ class State:
 def plan(state: State, limits: Limits) -> Step:
     """Return the next step; empty when there is nothing to do. Changes nothing.
 
-    Every sequence that decodes does so in every step. Of the step's prompt tokens half are for the one that was admitted
-    first, so that nobody is passed by for ever, and the others go where least is missing: a short prompt does not
-    wait for a long one, equal ones are finished one after the other, and there are few chunks, each of which costs
-    a pass over all weights.
+    Every sequence that decodes does so in every step. Of the step's prompt tokens half are for the one that was
+    admitted first, so that nobody is passed by for ever, and the others go where least is missing: a short prompt
+    does not wait for a long one, equal ones are finished one after the other, and there are few chunks, each of which
+    costs a pass over all weights.
     """
     admissions = _admit(state)
     decodes = tuple(sequence for sequence in state.running if not sequence.in_prefill)
