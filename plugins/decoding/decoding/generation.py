@@ -13,6 +13,7 @@ from typing import Any
 
 from core.api import EngineBrokenError, EngineError, EngineEvent
 from decoding.answer import Answer
+from decoding.errors import said
 from decoding.masks import MaskMaker, Matcher
 from decoding.runner import Floats, Runner
 from decoding.sampling import Chooser, Chosen, choose
@@ -133,10 +134,8 @@ class Generation:
             )
             for index, token in zip(kept, chosen, strict=True):
                 self._take(rows[index], token)
-        for sequence, error in failed.items():
-            self._fail(sequence, error)
         if failed:
-            self._examine()
+            self._examine(failed)
 
     def _prefill(self, step: Step, failed: dict[Sequence, Exception]) -> dict[Sequence, Floats]:
         logits = {}
@@ -221,27 +220,19 @@ class Generation:
             self._state.forget(slot)
         if not isinstance(error, EngineError):
             _log.error("the runtime failed in one request", exc_info=error)
-            error = EngineError(f"The model's runtime failed: {_said(error)}")
+            error = EngineError(f"The model's runtime failed: {said(error)}")
         self._arrivals.append((row, error))
 
-    def _examine(self) -> None:
-        """After a failure: can the runtime still compute? If not, every row ends now."""
-        slot = next((slot for slot in range(self._runner.slots) if self._state.holder(slot) is None), None)
-        if slot is None:
-            return
+    def _examine(self, failed: dict[Sequence, Exception]) -> None:
+        """End the rows that failed; if the runtime cannot compute any more, all rows, who are then told that."""
+        freed = next(iter(failed)).slot
         try:
-            self._state.forget(slot)
-            self._runner.prefill(slot, (0,), 0)
+            if freed is not None:
+                self._runner.prefill(freed, (0,), 0)
         except Exception as error:  # noqa: BLE001 - as above
             _log.exception("the runtime cannot compute any more; this replica must be started again")
-            self.broken = EngineBrokenError(f"The model's runtime is broken: {_said(error)}")
-            for row in self._rows.values():
-                self._state.release(row.sequence)
-                self._arrivals.append((row, self.broken))
-            self._rows.clear()
-
-
-def _said(error: Exception) -> str:
-    """Return an error's first line, with its kind."""
-    first, _, _ = str(error).strip().partition("\n")
-    return f"{type(error).__name__}: {first[:300]}" if first else type(error).__name__
+            self.broken = EngineBrokenError(f"The model's runtime is broken: {said(error)}")
+            for sequence in list(self._rows):
+                self._fail(sequence, self.broken)
+        for sequence, reason in failed.items():
+            self._fail(sequence, reason)

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
-from core.api import Embedding, EmbeddingsRequest, EngineError, EngineEvent, RequestError, RerankRequest, Score, Usage
+from core.api import (
+    Embedding,
+    EmbeddingsRequest,
+    EngineBrokenError,
+    EngineError,
+    EngineEvent,
+    RequestError,
+    RerankRequest,
+    Score,
+    Usage,
+)
 from decoding.device_thread import DeviceThread
-from decoding.exceeded import context_exceeded
+from decoding.errors import context_exceeded, said
 from decoding.prompts import tokens_of
 from decoding.runner import Embedder, Scorer
 from decoding.tokens import Vocabulary
@@ -17,6 +28,7 @@ from decoding.vectors import pack
 
 __all__ = ["embed", "rerank"]
 
+_log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 
@@ -40,7 +52,8 @@ async def embed(
         await asyncio.to_thread(tokens_of, given, vocabulary, limit + 1, param="input") for given in request.inputs
     ]
     for batch in batches([len(tokens) for tokens in inputs], batch_tokens):
-        vectors = await _asked(device, partial(embedder.embed, [inputs[index] for index in batch]))
+        tokens = [inputs[index] for index in batch]
+        vectors = await _asked(device, partial(embedder.embed, tokens), partial(embedder.embed, [tokens[0][:1]]))
         size = vectors.shape[1]
         if (request.dimensions or 0) > size:
             msg = f"'dimensions' must be at most {size}, the length of this model's vectors."
@@ -64,7 +77,7 @@ async def rerank(
             raise context_exceeded(count, scorer.context_tokens, param=f"documents[{index}]")
     for batch in batches(counts, batch_tokens):
         texts = [request.documents[index] for index in batch]
-        scores = await _asked(device, partial(scorer.score, request.query, texts))
+        scores = await _asked(device, partial(scorer.score, request.query, texts), partial(scorer.score, "a", ["a"]))
         for index, score in zip(batch, scores.tolist(), strict=True):
             yield Score(index=index, score=score)
     yield Usage(prompt_tokens=sum(counts))
@@ -82,9 +95,16 @@ def batches(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-async def _asked(device: DeviceThread, work: Callable[[], _Result]) -> _Result:
+async def _asked(device: DeviceThread, work: Callable[[], _Result], least: Callable[[], object]) -> _Result:
+    """Return what ``work`` gives; where it fails, ``least`` says whether the runtime can compute anything at all."""
     try:
         return await device.call(work)
     except Exception as error:
-        msg = f"The model's runtime failed: {type(error).__name__}: {error}"
+        _log.exception("the runtime failed in one request")
+        try:
+            await device.call(least)
+        except Exception as again:
+            msg = f"The model's runtime is broken: {said(again)}"
+            raise EngineBrokenError(msg) from again
+        msg = f"The model's runtime failed: {said(error)}"
         raise EngineError(msg) from error

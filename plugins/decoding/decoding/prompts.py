@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from core.api import ChatRequest, CompletionRequest, RequestError, Sampling
 from decoding.answer import Answer
-from decoding.exceeded import context_exceeded
+from decoding.errors import context_exceeded
 from decoding.generation import Row
 from decoding.grammar import Reasoning, answer_grammar, tool_grammar
 from decoding.masks import Matcher

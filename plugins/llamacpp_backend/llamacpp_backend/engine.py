@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import psutil
-from decoding.exceeded import context_exceeded
+from decoding.errors import context_exceeded
 from decoding.grammar import answer_grammar, tool_grammar
 from decoding.merge import merge
 from decoding.vectors import pack

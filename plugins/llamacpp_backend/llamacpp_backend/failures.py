@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from decoding.exceeded import context_exceeded
+from decoding.errors import context_exceeded
 
 from core.api import EngineError, RequestError
 
