@@ -16,6 +16,7 @@ from typing import Any, get_args
 import pytest
 
 from core.api import (
+    BackendSpec,
     Candidate,
     ChatRequest,
     EngineContext,
@@ -289,7 +290,7 @@ def test_the_example_of_tiers() -> None:
         assert told == tiers
 
 
-def declared_by_backends() -> dict[str, frozenset[str]]:
+def declared_by_backends() -> dict[str, BackendSpec]:
     """What the plugins of this repository declare; their declarations import no runtime."""
     found = {}
     for folder in sorted((ROOT / "plugins").glob("*_backend")):
@@ -298,7 +299,7 @@ def declared_by_backends() -> dict[str, frozenset[str]]:
             plugin = importlib.import_module(f"{folder.name}.plugin")
         finally:
             sys.path.remove(str(folder))
-        found |= {spec.name: spec.capabilities for spec in plugin.gateway_backends()}
+        found |= {spec.name: spec for spec in plugin.gateway_backends()}
     return found
 
 
@@ -316,5 +317,14 @@ def test_the_table_of_capabilities_is_true() -> None:
     assert head[2:] == sorted(declared)
     assert sorted(rows) == sorted(get_args(Capability))
     for number, backend in enumerate(head[2:]):
-        assert {name for name, cells in rows.items() if cells[number] == "yes"} == declared[backend]
+        assert {name for name, cells in rows.items() if cells[number] == "yes"} == declared[backend].capabilities
         assert {cells[number] for cells in rows.values()} <= {"yes", "no"}
+
+
+def test_every_setting_of_a_backend_is_documented() -> None:
+    """Its page has a row for each key of its table, and no other."""
+    for name, spec in declared_by_backends().items():
+        text = (ROOT / "docs" / "backends" / f"{name}.md").read_text()
+        _, _, section = text.partition(f"`[backends.{name}]`")
+        keys = re.findall(r"^\| `(\w+)` \|", section.partition("\n**")[0], re.MULTILINE)
+        assert sorted(keys) == sorted(spec.settings.model_fields)

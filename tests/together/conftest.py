@@ -19,7 +19,7 @@ context_tokens = 2048
 settings = { threads = 1, slots = 4 }
 [deployments."smollm2-135m@torch"]
 context_tokens = 2048
-settings = { threads = 1, slots = 4 }
+settings = { threads = 1, slots = 4, dtype = "float32" }
 """
 
 

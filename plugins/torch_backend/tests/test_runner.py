@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch_backend import attention
 from torch_backend.architecture import check_decoder, probe
-from torch_backend.packing import pack_linears
+from torch_backend.packing import can_pack, pack_linears
 from torch_backend.runner import TorchRunner
 from torch_backend.testing import ARCHITECTURES, SLIDING, VOCABULARY, WINDOW, make_model
 
@@ -159,3 +159,19 @@ def test_embeddings(name: str) -> None:
     assert np.allclose(together, wanted, atol=1e-4)
     assert np.allclose(np.concatenate([runner.embed([given]) for given in PROMPTS]), together, atol=1e-5)
     assert np.allclose(runner.prefill(0, PROMPTS[0][-1:], len(PROMPTS[0]) - 1), logits, atol=1e-4)
+
+
+def test_the_same_bits_in_any_company() -> None:
+    """In bfloat16 a step's logits of a row are the same to the last bit alone and among longer and shorter rows."""
+    if not can_pack(torch.bfloat16):
+        pytest.skip("this CPU rounds by the height of the product")
+    model = make_model("llama-3").bfloat16()
+    probed = probe(model)
+    pack_linears(model)
+    runner = TorchRunner(model, probed.shapes, slots=8, context_tokens=120)
+    lengths = [3, 17, 31, 32, 33, 64, 90, 119]
+    for slot, length in enumerate(lengths):
+        runner.prefill(slot, [(number * 37 + slot * 11) % VOCABULARY for number in range(length)], 0)
+    together = runner.decode(range(8), [5] * 8, lengths)
+    for slot, length in enumerate(lengths):
+        assert np.array_equal(runner.decode([slot], [5], [length])[0], together[slot])

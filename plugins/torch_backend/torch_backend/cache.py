@@ -15,6 +15,10 @@ from transformers.cache_utils import CacheLayerMixin
 
 __all__ = ["LayerShape", "SlotCache", "Step"]
 
+# Attention kernels compute so many positions at once and what is left over in another way, rounded differently. With
+# nothing left over, and zeros for what is masked, the longest row's length cannot change a bit of another row's result.
+_TOGETHER = 1
+
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
@@ -74,7 +78,7 @@ class Step:
 
 
 class _SlotLayer(CacheLayerMixin):
-    """One layer's keys and values, ``[slots, capacity + 1, heads, size]``."""
+    """One layer's keys and values, ``[slots, places, heads, size]``."""
 
     is_sliding = False
 
@@ -83,7 +87,7 @@ class _SlotLayer(CacheLayerMixin):
         self._owner = owner
         # Zeros, not empty: a masked position still enters a product, and 0 * nan is nan.
         # (The system gives zeroed memory only when it is touched: an unused slot costs nothing on the CPU.)
-        places = (owner.slots, owner.capacity + 1, shape.heads)
+        places = (owner.slots, owner.places, shape.heads)
         self.keys = torch.zeros(*places, shape.key_size, dtype=dtype, device=device)
         self.values = torch.zeros(*places, shape.value_size, dtype=dtype, device=device)
         self._flat_keys = self.keys.view(-1, shape.heads, shape.key_size)
@@ -125,6 +129,7 @@ class SlotCache(Cache):
         slots: rows.
         capacity: most tokens of a row.
         spare_position: one more in each row, that no sequence uses.
+        places: of a row's tensor.
         step: what the next call works on.
     """
 
@@ -134,6 +139,7 @@ class SlotCache(Cache):
         self.slots = slots
         self.capacity = capacity
         self.spare_position = capacity
+        self.places = _rounded_up(capacity + 1)
         self.device = device
         nothing = torch.zeros(0, 1, dtype=torch.long, device=device)
         self.step = Step(range(0), 0, nothing, nothing.flatten(), causal=False, full=True)
@@ -147,7 +153,7 @@ class SlotCache(Cache):
             range(row, row + 1),
             end,
             positions[None],
-            positions + row * (self.capacity + 1),
+            positions + row * self.places,
             causal=start == 0,
             full=count == 1,
         )
@@ -155,7 +161,7 @@ class SlotCache(Cache):
 
     def begin_decode(self, positions: Sequence[int]) -> torch.Tensor:
         """Make the next call one of a new token in each of the first rows; return their positions, ``[rows, 1]``."""
-        end = max(positions) + 1
+        end = _rounded_up(max(positions) + 1)
         places = torch.tensor(positions, device=self.device)[:, None]
         self.step = self._of_first_rows(places, end, full=min(positions) == end - 1)
         return places
@@ -172,8 +178,8 @@ class SlotCache(Cache):
         return positions
 
     def _of_first_rows(self, positions: torch.Tensor, end: int, *, full: bool) -> Step:
-        places = self.capacity + 1
-        index = positions.flatten() + torch.arange(0, len(positions) * places, places, device=self.device)
+        beginnings = torch.arange(0, len(positions) * self.places, self.places, device=self.device)
+        index = positions.flatten() + beginnings
         return Step(range(len(positions)), end, positions, index, causal=False, full=full)
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -189,3 +195,7 @@ class SlotCache(Cache):
                 held = kept[one, :length].clone()
                 kept[one, :length] = kept[other, :length]
                 kept[other, :length] = held
+
+
+def _rounded_up(positions: int) -> int:
+    return -(-positions // _TOGETHER) * _TOGETHER
