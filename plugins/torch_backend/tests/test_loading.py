@@ -202,15 +202,19 @@ def test_without_a_standard_cache(kind: str, changes: dict[str, Any], words: str
     assert caught.value.permanent
 
 
-def test_a_model_that_computes_something_else_is_found_out() -> None:
-    """The trial at load sees a wrong position, which no class tells."""
-    model = make_model("llama-3")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_model_that_computes_something_else_is_found_out(dtype: torch.dtype) -> None:
+    """The trial at load sees a wrong position, which no class tells, and lets rounding pass."""
+    model = make_model("llama-3").to(dtype)
+    honest = probe(model)
+    honest.check(TorchRunner(model, honest.shapes, slots=2, context_tokens=16), dtype)
+    model = make_model("llama-3").to(dtype)
     probed = probe(model)
     rotate = model.model.rotary_emb.forward
     model.model.rotary_emb.forward = lambda given, position_ids: rotate(given, position_ids=position_ids * 0)
     runner = TorchRunner(model, probed.shapes, slots=2, context_tokens=16)
     with pytest.raises(EngineLoadError, match="something else through the slot cache"):
-        probed.check(runner, torch.float32)
+        probed.check(runner, dtype)
 
 
 def test_declarations_need_no_runtime() -> None:

@@ -19,8 +19,9 @@ __all__ = ["Probe", "check_decoder", "probe"]
 _KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention"})
 _PROBE_TOKENS = 7
 _PROBE_CHUNK = 4
-# Relative error of the logits: kernels differ in their rounding, a wrong mask or position is far beyond it.
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.1}
+# Relative error of all logits together. What rounding to 16 bits does to a small model is 0.1 to 0.2; a wrong mask or
+# position makes 0.7 and more.
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.4, torch.bfloat16: 0.4}
 
 
 def check_decoder(config: PreTrainedConfig, model: PreTrainedModel) -> None:
@@ -68,15 +69,15 @@ class Probe:
         for position in range(_PROBE_CHUNK, len(self._tokens)):
             rows = [last, 0] if last else [0]
             found[position] = runner.decode(rows, [self._tokens[position]] * len(rows), [position] * len(rows))[0]
-        for position, logits in found.items():
-            expected = self._logits[position]
-            error = (torch.from_numpy(logits) - expected).norm() / expected.std().mul(len(expected) ** 0.5)
-            if not error < _TOLERANCE[dtype]:
-                msg = (
-                    f"This model computes something else through the slot cache than by itself (error {error:.2g} at "
-                    f"token {position}): its attention or cache is not a standard one."
-                )
-                raise EngineLoadError(msg, permanent=True)
+        expected = torch.stack([self._logits[position] for position in found])
+        given = torch.stack([torch.from_numpy(logits) for logits in found.values()])
+        error = float((given - expected).norm() / (expected - expected.mean(-1, keepdim=True)).norm())
+        if not error < _TOLERANCE[dtype]:  # nan is no less than anything
+            msg = (
+                f"This model computes something else through the slot cache than by itself (relative "
+                f"error {error:.2g}): its attention or its cache is not a standard one."
+            )
+            raise EngineLoadError(msg, permanent=True)
 
 
 @torch.inference_mode()

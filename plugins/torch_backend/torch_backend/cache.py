@@ -17,7 +17,7 @@ __all__ = ["LayerShape", "SlotCache", "Step"]
 
 # Attention kernels compute so many positions at once and what is left over in another way, rounded differently. With
 # nothing left over, and zeros for what is masked, the longest row's length cannot change a bit of another row's result.
-_TOGETHER = 1
+_TOGETHER = 32
 
 
 @dataclass(frozen=True, slots=True)
