@@ -49,7 +49,7 @@ def _absent_weights(table: Table, settings: Settings) -> Iterator[str]:
         if not spec.enabled or spec.source is None:
             continue
         if locate(spec.source, settings.weights) is None:
-            yield f"{deployment.id}: its weights are not here; {how_to_get_weights(spec.source, spec.name)}"
+            yield f"{deployment.id}: its weights are not here; {how_to_get_weights(spec.source, deployment.id)}"
 
 
 def _plugins(registry: Registry) -> Iterator[str]:

@@ -19,7 +19,7 @@ def why_absent(spec: ModelSpec) -> str:
     """Return what to do about weights that are not on disk; empty for a model that needs none."""
     if spec.source is None:
         return ""
-    return f"weights are not on disk; {how_to_get_weights(spec.source, spec.name)}"
+    return f"weights are not on disk; {how_to_get_weights(spec.source, spec.deployment)}"
 
 
 def describe_end(end: ReplicaExit) -> str:

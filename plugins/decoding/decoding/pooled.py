@@ -48,12 +48,13 @@ async def embed(
         RequestError: an input is empty or too long, or ``dimensions`` is more than there are.
     """
     limit = embedder.context_tokens
-    inputs = [
-        await asyncio.to_thread(tokens_of, given, vocabulary, limit + 1, param="input") for given in request.inputs
-    ]
+    inputs = [await asyncio.to_thread(tokens_of, given, vocabulary, param="input") for given in request.inputs]
+    for tokens in inputs:
+        if len(tokens) > limit:
+            raise context_exceeded(len(tokens), limit, param="input")
     for batch in batches([len(tokens) for tokens in inputs], batch_tokens):
-        tokens = [inputs[index] for index in batch]
-        vectors = await _asked(device, partial(embedder.embed, tokens), partial(embedder.embed, [tokens[0][:1]]))
+        asked = [inputs[index] for index in batch]
+        vectors = await _asked(device, partial(embedder.embed, asked), partial(embedder.embed, [asked[0][:1]]))
         size = vectors.shape[1]
         if (request.dimensions or 0) > size:
             msg = f"'dimensions' must be at most {size}, the length of this model's vectors."

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from core.api import ChatRequest, CompletionRequest, RequestError, Sampling
+from decoding import scheduler
 from decoding.answer import Answer
 from decoding.errors import context_exceeded
 from decoding.generation import Row
@@ -13,7 +14,6 @@ from decoding.grammar import Reasoning, answer_grammar, tool_grammar
 from decoding.masks import Matcher
 from decoding.reasoning import ReasoningSplitter
 from decoding.sampling import Chooser, check_bias
-from decoding.scheduler import Sequence
 from decoding.template import ChatTemplate
 from decoding.tokens import Vocabulary
 from decoding.tools import PLAIN, CallParser, ToolForm, form_of, tool_prompt
@@ -101,7 +101,7 @@ class Prompts:
             raise RequestError(msg, param="logprobs")
         draws = []
         for number, given in enumerate(request.prompts):
-            prompt = tokens_of(given, self._vocabulary, self._context_tokens, param="prompt")
+            prompt = self._fitting(tokens_of(given, self._vocabulary, param="prompt"), "prompt")
             echo = ""
             if request.echo:
                 echo = given if isinstance(given, str) else self._vocabulary.decode(given)
@@ -115,7 +115,7 @@ class Prompts:
         self, prompt: tuple[int, ...], sampling: Sampling, choice: int, answer: Answer, matcher: Matcher | None
     ) -> Row:
         return Row(
-            sequence=Sequence(prompt),
+            sequence=scheduler.Sequence(prompt),
             chooser=Chooser(sampling, prompt, choice=choice, vocab_size=self._vocabulary.size),
             answer=answer,
             matcher=matcher,
@@ -153,31 +153,24 @@ class Prompts:
     def _check(self, sampling: Sampling) -> None:
         check_bias(sampling.logit_bias, self._vocabulary.size)
 
-    def _fitting(self, tokens: list[int], param: str) -> tuple[int, ...]:
+    def _fitting(self, tokens: Sequence[int], param: str) -> tuple[int, ...]:
         if len(tokens) >= self._context_tokens:
             raise context_exceeded(len(tokens), self._context_tokens, param=param)
         return tuple(tokens)
 
 
-def tokens_of(
-    given: str | tuple[int, ...], vocabulary: Vocabulary, context_tokens: int, *, param: str
-) -> tuple[int, ...]:
-    """Return the tokens of a raw prompt, fewer than ``context_tokens``.
+def tokens_of(given: str | tuple[int, ...], vocabulary: Vocabulary, *, param: str) -> tuple[int, ...]:
+    """Return the tokens of a raw prompt.
 
     Raises:
-        RequestError: it is empty or too long, or has token ids that the model does not have.
+        RequestError: it is empty, or has token ids that the model does not have.
     """
-    if isinstance(given, str):
-        tokens = tuple(vocabulary.encode(given, framed=True))
-    else:
-        tokens = given
-        wrong = next((token for token in given if not 0 <= token < vocabulary.size), None)
-        if wrong is not None:
-            msg = f"'{param}' has the token id {wrong}, but this model's ids go from 0 to {vocabulary.size - 1}."
-            raise RequestError(msg, param=param)
+    tokens = tuple(vocabulary.encode(given, framed=True)) if isinstance(given, str) else given
+    wrong = next((token for token in tokens if not 0 <= token < vocabulary.size), None)
+    if wrong is not None:
+        msg = f"'{param}' has the token id {wrong}, but this model's ids go from 0 to {vocabulary.size - 1}."
+        raise RequestError(msg, param=param)
     if not tokens:
         msg = f"'{param}' holds an empty text."
         raise RequestError(msg, param=param)
-    if len(tokens) >= context_tokens:
-        raise context_exceeded(len(tokens), context_tokens, param=param)
     return tokens

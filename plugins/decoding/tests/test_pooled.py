@@ -96,6 +96,18 @@ async def test_a_pair_that_is_too_long_is_named(served: tuple[DecodingEngine, Le
     assert model.sizes == []
 
 
+async def test_an_input_as_long_as_the_context_fits(served: tuple[DecodingEngine, Lengths]) -> None:
+    """One token more does not, and the error has both numbers."""
+    engine, _ = served
+    longest = EmbeddingsRequest(id="e", inputs=(tuple([7] * 40),))
+    longer = EmbeddingsRequest(id="e", inputs=(tuple([7] * 41),))
+
+    assert (await collect(longest, engine.stream(longest))).usage.prompt_tokens == 40
+    with pytest.raises(RequestError, match=r"context length is 40 tokens.* 41 tokens") as refused:
+        await collect(longer, engine.stream(longer))
+    assert refused.value.code == "context_length_exceeded"
+
+
 @pytest.mark.parametrize("fails", [1, 2])
 async def test_failures(served: tuple[DecodingEngine, Lengths], fails: int) -> None:
     """One that comes alone ends its request; where nothing can be computed any more, the replica is to end."""
