@@ -64,13 +64,14 @@ class DecodingEngine:
         self._loop = asyncio.get_running_loop()
         self._generation: Generation | None = None
         self._kv_tokens = 1
+        known_tokens = vocabulary.size if runner is None else min(vocabulary.size, runner.vocab_size)
         if runner is not None:
             self._kv_tokens = runner.slots * runner.context_tokens
             self._generation = Generation(
-                runner, vocab_size=vocabulary.size, limits=limits, deliver=self._deliver_from_thread
+                runner, vocab_size=known_tokens, limits=limits, deliver=self._deliver_from_thread
             )
         context_tokens = 0 if runner is None else runner.context_tokens
-        self._prompts = Prompts(vocabulary, template, context_tokens=context_tokens)
+        self._prompts = Prompts(vocabulary, template, context_tokens=context_tokens, known_tokens=known_tokens)
         self._device = DeviceThread(self._generation.step if self._generation else lambda: False)
 
     def load_now(self) -> Load:

@@ -218,10 +218,17 @@ class Generation:
         self._state.release(sequence)
         if slot is not None:
             self._state.forget(slot)
+            self._clear(slot)
         if not isinstance(error, EngineError):
             _log.error("the runtime failed in one request", exc_info=error)
             error = EngineError(f"The model's runtime failed: {said(error)}")
         self._arrivals.append((row, error))
+
+    def _clear(self, slot: int) -> None:
+        try:
+            self._runner.clear_slot(slot)
+        except Exception:  # noqa: BLE001 - a runtime that cannot do this fails at its next call too
+            _log.exception("slot %d could not be cleared", slot)
 
     def _examine(self, failed: dict[Sequence, Exception]) -> None:
         """End the rows that failed; if the runtime cannot compute any more, all rows, who are then told that."""

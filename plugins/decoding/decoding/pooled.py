@@ -54,7 +54,7 @@ async def embed(
             raise context_exceeded(len(tokens), limit, param="input")
     for batch in batches([len(tokens) for tokens in inputs], batch_tokens):
         asked = [inputs[index] for index in batch]
-        vectors = await _asked(device, partial(embedder.embed, asked), partial(embedder.embed, [asked[0][:1]]))
+        vectors = await _asked(device, partial(embedder.embed, asked), partial(embedder.embed, [(0,)]))
         size = vectors.shape[1]
         if (request.dimensions or 0) > size:
             msg = f"'dimensions' must be at most {size}, the length of this model's vectors."

@@ -37,12 +37,16 @@ class Prompts:
         vocabulary: of the model.
         template: its chat template.
         context_tokens: most tokens of prompt and answer together.
+        known_tokens: ids below it can be computed; a tokenizer may have more than its model. None: all.
     """
 
-    def __init__(self, vocabulary: Vocabulary, template: ChatTemplate, *, context_tokens: int) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, template: ChatTemplate, *, context_tokens: int, known_tokens: int | None = None
+    ) -> None:
         self._vocabulary = vocabulary
         self._template = template
         self._context_tokens = context_tokens
+        self._known_tokens = vocabulary.size if known_tokens is None else min(known_tokens, vocabulary.size)
         self._form = PLAIN
         if template.knows_tools:
             self._form = form_of(template.source, vocabulary.special_tokens)
@@ -116,7 +120,7 @@ class Prompts:
     ) -> Row:
         return Row(
             sequence=scheduler.Sequence(prompt),
-            chooser=Chooser(sampling, prompt, choice=choice, vocab_size=self._vocabulary.size),
+            chooser=Chooser(sampling, prompt, choice=choice, vocab_size=self._known_tokens),
             answer=answer,
             matcher=matcher,
             max_tokens=self._context_tokens if sampling.max_tokens is None else sampling.max_tokens,
@@ -151,9 +155,10 @@ class Prompts:
         )
 
     def _check(self, sampling: Sampling) -> None:
-        check_bias(sampling.logit_bias, self._vocabulary.size)
+        check_bias(sampling.logit_bias, self._known_tokens)
 
     def _fitting(self, tokens: Sequence[int], param: str) -> tuple[int, ...]:
+        check_ids(tokens, self._known_tokens, param=param)
         if len(tokens) >= self._context_tokens:
             raise context_exceeded(len(tokens), self._context_tokens, param=param)
         return tuple(tokens)
@@ -166,11 +171,16 @@ def tokens_of(given: str | tuple[int, ...], vocabulary: Vocabulary, *, param: st
         RequestError: it is empty, or has token ids that the model does not have.
     """
     tokens = tuple(vocabulary.encode(given, framed=True)) if isinstance(given, str) else given
-    wrong = next((token for token in tokens if not 0 <= token < vocabulary.size), None)
-    if wrong is not None:
-        msg = f"'{param}' has the token id {wrong}, but this model's ids go from 0 to {vocabulary.size - 1}."
-        raise RequestError(msg, param=param)
+    check_ids(tokens, vocabulary.size, param=param)
     if not tokens:
         msg = f"'{param}' holds an empty text."
         raise RequestError(msg, param=param)
     return tokens
+
+
+def check_ids(tokens: Sequence[int], known_tokens: int, *, param: str) -> None:
+    """Raise `RequestError` when there is a token id that the model does not have."""
+    wrong = next((token for token in tokens if not 0 <= token < known_tokens), None)
+    if wrong is not None:
+        msg = f"'{param}' has the token id {wrong}, but this model's ids go from 0 to {known_tokens - 1}."
+        raise RequestError(msg, param=param)

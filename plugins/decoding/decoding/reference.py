@@ -82,6 +82,11 @@ class ReferenceRunner:
         self._cache[:, :, target] = np.nan
         self._cache[:, :, target, :length] = self._cache[:, :, source, :length]
 
+    def clear_slot(self, slot: int) -> None:
+        """See `decoding.runner.Runner.clear_slot`; here what was never computed is no number."""
+        self._on_call("clear_slot")
+        self._cache[:, :, slot] = np.nan
+
     def embed(self, inputs: Sequence[Sequence[int]]) -> Floats:
         """See `decoding.runner.Runner.embed`: the mean of the tokens' last hidden states."""
         self._on_call("embed")

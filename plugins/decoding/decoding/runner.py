@@ -49,6 +49,10 @@ class Runner(Protocol):
         """Make the first ``length`` positions of ``target`` those of ``source``."""
         ...
 
+    def clear_slot(self, slot: int) -> None:
+        """Overwrite all that a slot holds: a call failed in it, and what is no number spoils what it is added to."""
+        ...
+
     def embed(self, inputs: Sequence[Sequence[int]]) -> Floats:
         """Return one pooled vector per input, ``[len(inputs), size]``, not yet normalised; the slots stay untouched."""
         ...

@@ -17,6 +17,9 @@ __all__ = ["check_size"]
 _COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
 _MOST_REPETITIONS = 10_000
 _MOST_PROPERTIES = 500
+# The automaton of a divisibility has as many states; that of several patterns the product of theirs.
+_MOST_MULTIPLE = 1_000
+_MOST_PATTERNS = 2
 _BRACES = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 
 
@@ -37,13 +40,27 @@ def check_size(schema: Any, *, param: str) -> None:
         waiting += node.values()
         if isinstance(named := node.get("properties"), dict):
             properties += len(named)
-        for keyword in _COUNTS:
-            if isinstance(count := node.get(keyword), int | float) and count > _MOST_REPETITIONS:
-                raise _too_large(param, f"{keyword} is {count:g}, and at most {_MOST_REPETITIONS}")
-        if isinstance(pattern := node.get("pattern"), str) and _repetitions(pattern) > _MOST_REPETITIONS:
-            raise _too_large(param, f"the counts in a pattern multiply to more than {_MOST_REPETITIONS}, and no more")
+        _check_node(node, param)
     if properties > _MOST_PROPERTIES:
         raise _too_large(param, f"it has {properties} properties, and at most {_MOST_PROPERTIES}")
+
+
+def _check_node(node: dict[str, Any], param: str) -> None:
+    for keyword in _COUNTS:
+        if isinstance(count := node.get(keyword), int | float) and count > _MOST_REPETITIONS:
+            raise _too_large(param, f"{keyword} is {count:g}, and at most {_MOST_REPETITIONS}")
+    if isinstance(pattern := node.get("pattern"), str) and _repetitions(pattern) > _MOST_REPETITIONS:
+        raise _too_large(param, f"the counts in a pattern multiply to more than {_MOST_REPETITIONS}, and no more")
+    if isinstance(step := node.get("multipleOf"), int | float) and step > _MOST_MULTIPLE:
+        raise _too_large(param, f"multipleOf is {step:g}, and at most {_MOST_MULTIPLE}")
+    if len(together := [one for one in _members(node) if "pattern" in one]) > _MOST_PATTERNS:
+        raise _too_large(param, f"allOf has {len(together)} patterns, and at most {_MOST_PATTERNS} together")
+
+
+def _members(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """A schema and those that hold together with it."""
+    more = node.get("allOf")
+    return [node, *(one for one in more if isinstance(one, dict))] if isinstance(more, list) else [node]
 
 
 def _repetitions(pattern: str) -> int:

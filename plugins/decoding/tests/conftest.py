@@ -28,7 +28,7 @@ async def make_engine() -> AsyncIterator[MakeEngine]:
         tokenizer = byte_level()
         tokenizer.chat_template = template
         vocabulary = Vocabulary(tokenizer, eos=[tokenizer.eos_token_id])
-        runner = ReferenceRunner(vocab_size=vocabulary.size, **options)
+        runner = ReferenceRunner(**({"vocab_size": vocabulary.size} | options))
         engine = DecodingEngine(
             vocabulary=vocabulary,
             template=ChatTemplate(tokenizer),

@@ -270,6 +270,22 @@ async def test_what_is_no_number_is_not_a_prefix_cache(make_engine: MakeEngine) 
     assert (await ask(engine, complete("a prompt that is long enough"))).texts == expected.texts
 
 
+async def test_a_tokenizer_may_have_more_tokens_than_its_model(make_engine: MakeEngine) -> None:
+    """Those that the model does not have are refused by name; nobody else is touched."""
+    engine = make_engine(vocab_size=200)
+    free = complete("ab", temperature=1.0, seed=1)
+    expected = (await ask(engine, free)).texts
+    for bad, param in (
+        (complete("ab", logit_bias={250: 1.0}), "logit_bias"),
+        (CompletionRequest(id="c", prompts=((1, 250),), sampling=sampling()), "prompt"),
+    ):
+        beside = asyncio.create_task(ask(engine, free))
+        with pytest.raises(RequestError, match="250") as refused:
+            await ask(engine, bad)
+        assert refused.value.param == param
+        assert (await beside).texts == expected
+
+
 async def test_a_lost_device_is_told_at_once(make_engine: MakeEngine) -> None:
     """To all who run, and to all who come; the host then ends the replica."""
     faults = Faults()

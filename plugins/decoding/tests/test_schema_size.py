@@ -51,3 +51,16 @@ def test_answers_are_checked_before_anything_is_compiled() -> None:
     schema = '{"type": "array", "items": {"type": "integer"}, "maxItems": 3000000}'
     with pytest.raises(RequestError, match="maxItems"):
         answer_grammar(ResponseFormat(kind="json_schema", name="a", schema=schema))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "multipleOf": 99_999_989},
+        {"allOf": [{"type": "string", "pattern": f".*{letter}.{{50}}{letter}.*"} for letter in "abc"]},
+    ],
+)
+def test_automata_that_would_fill_the_memory(schema: dict) -> None:
+    """A few bytes of schema, gigabytes to compile."""
+    with pytest.raises(RequestError, match="too large"):
+        check_size(schema, param="response_format")

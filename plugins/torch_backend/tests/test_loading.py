@@ -222,3 +222,10 @@ def test_declarations_need_no_runtime() -> None:
     code = "import sys, torch_backend.plugin; print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert told.stdout.strip() == "set()"
+
+
+def test_a_template_that_cannot_be_read(folder: Path, load: Load, tmp_path: Path) -> None:
+    """Told with its name, for good, and before the weights are read."""
+    with pytest.raises(EngineLoadError, match=r"chat_template = .*missing\.jinja") as failed:
+        load(folder, chat_template=tmp_path / "missing.jinja")
+    assert failed.value.permanent

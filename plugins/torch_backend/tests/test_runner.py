@@ -146,6 +146,21 @@ def test_results_are_the_callers() -> None:
     assert np.array_equal(together, kept)
 
 
+def test_what_is_no_number_is_cleared_away() -> None:
+    """A slot that held some is as good as new, though masked positions are read with the others."""
+    runner = make_runner("llama-3")
+    expected_logits = runner.prefill(1, PROMPTS[0], 0).copy()
+    for layer in runner._cache.layers:
+        layer.keys[runner._rows[0]] = torch.nan
+        layer.values[runner._rows[0]] = torch.nan
+
+    runner.clear_slot(0)
+
+    assert np.allclose(runner.prefill(0, PROMPTS[0], 0), expected_logits, atol=1e-4)
+    runner.decode([0, 1], [7, 7], [len(PROMPTS[0])] * 2)
+    assert np.isfinite(runner.decode([0], [8], [len(PROMPTS[0]) + 1])).all()
+
+
 @pytest.mark.parametrize("name", ["llama-3", "mistral-sliding"])
 def test_embeddings(name: str) -> None:
     """The mean of the last hidden states; it depends neither on neighbours nor on the slots, and leaves them alone."""

@@ -188,6 +188,12 @@ class SlotCache(Cache):
             layer.keys[target, :length] = layer.keys[source, :length]
             layer.values[target, :length] = layer.values[source, :length]
 
+    def clear(self, row: int) -> None:
+        """Overwrite a row with zeros: a masked position still enters a product, and 0 * nan is nan."""
+        for layer in self.layers:
+            layer.keys[row] = 0
+            layer.values[row] = 0
+
     def swap(self, one: int, other: int, length: int) -> None:
         """Exchange the first positions of two rows."""
         for layer in self.layers:

@@ -52,7 +52,10 @@ def converted(file: Path, dtype: Dtype, cache_dir: Path | None) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f"{folder.name}.lock"):
         if not folder.is_dir():
-            made = Path(tempfile.mkdtemp(dir=root, prefix=".making-"))
+            beginning = f".making-{folder.name}-"
+            for left in root.glob(f"{beginning}*"):  # by a process that was killed: the lock is ours
+                shutil.rmtree(left, ignore_errors=True)
+            made = Path(tempfile.mkdtemp(dir=root, prefix=beginning))
             try:
                 _convert(file, getattr(torch, dtype), made)
                 made.rename(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,7 +82,8 @@ class _Loader:
         self._threads = settings.threads or default_threads()
         torch.set_num_threads(self._threads)
         # Which format is fastest is known only once there is a config; a GGUF file's weights fit into 16 bits.
-        folder = find_folder(context.weights, self._dtype or "bfloat16", settings.cache_dir)
+        self._override = _template_of(settings.chat_template)
+        folder = _found(context.weights, self._dtype or "bfloat16", settings.cache_dir)
         name = self._spec.name
         self._checkpoint = Checkpoint(folder, name, trusted=name in settings.trust_remote_code)
 
@@ -235,7 +237,7 @@ class _Loader:
         limits = Limits(prefill_tokens=together, prefill_tokens_alone=max(alone, together))
         return LoadedModel(
             vocabulary=vocabulary,
-            template=ChatTemplate(tokenizer, settings.chat_template.read_text() if settings.chat_template else None),
+            template=ChatTemplate(tokenizer, self._override),
             limits=limits,
             runner=runner,
             embedder=embedder,
@@ -257,3 +259,22 @@ def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozens
     told = model.generation_config.eos_token_id if model.generation_config else None
     told = [told] if isinstance(told, int) else told or []
     return frozenset(token for token in [*told, tokenizer.eos_token_id] if token is not None)
+
+
+def _template_of(file: Path | None) -> str | None:
+    """The operator's chat template."""
+    try:
+        return None if file is None else file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"chat_template = '{file}' cannot be read: {error}."
+        raise EngineLoadError(msg, permanent=True) from error
+
+
+def _found(weights: Path | None, gguf_dtype: Dtype, cache_dir: Path | None) -> Path:
+    try:
+        return find_folder(weights, gguf_dtype, cache_dir)
+    except OSError as error:
+        msg = (
+            f"'{error.filename or cache_dir}' cannot be used: {error.strerror}. Is cache_dir a folder with room in it?"
+        )
+        raise EngineLoadError(msg) from error

@@ -127,7 +127,7 @@ def _refused(folder: Path, what: str) -> EngineLoadError:
 def pad(inputs: Sequence[Sequence[int]], model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the inputs padded on the right, ``[inputs, longest]``, and their lengths, where the model is."""
     lengths = [len(tokens) for tokens in inputs]
-    padded = torch.full((len(inputs), max(lengths)), model.config.pad_token_id or 0)
+    padded = torch.full((len(inputs), max(lengths)), max(0, model.config.pad_token_id or 0))
     for row, tokens in enumerate(inputs):
         padded[row, : len(tokens)] = torch.tensor(tokens)
     return padded.to(model.device), torch.tensor(lengths, device=model.device)

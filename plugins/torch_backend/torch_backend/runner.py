@@ -83,6 +83,12 @@ class TorchRunner:
         self._lengths[target] = length
 
     @torch.inference_mode()
+    def clear_slot(self, slot: int) -> None:
+        """See `decoding.runner.Runner.clear_slot`."""
+        self._cache.clear(self._rows[slot])
+        self._lengths[slot] = 0
+
+    @torch.inference_mode()
     def embed(self, inputs: Sequence[Sequence[int]]) -> Floats:
         """See `decoding.runner.Runner.embed`."""
         tokens, lengths = pad(inputs, self._model)
