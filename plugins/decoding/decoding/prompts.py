@@ -16,7 +16,7 @@ from decoding.reasoning import ReasoningSplitter
 from decoding.sampling import Chooser, check_bias
 from decoding.template import ChatTemplate
 from decoding.tokens import Vocabulary
-from decoding.tools import PLAIN, CallParser, ToolForm, form_of, tool_prompt
+from decoding.tools import PLAIN, CallParser, form_of, tool_prompt
 from decoding.writer import AnswerWriter
 
 __all__ = ["Draw", "Prompts", "tokens_of"]
@@ -50,11 +50,6 @@ class Prompts:
         self._form = PLAIN
         if template.knows_tools:
             self._form = form_of(template.source, vocabulary.special_tokens)
-
-    @property
-    def form(self) -> ToolForm:
-        """How this model writes tool calls."""
-        return self._form
 
     def chat(self, request: ChatRequest) -> list[Draw]:
         """Return a draw for each choice.

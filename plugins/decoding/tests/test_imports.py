@@ -10,7 +10,7 @@ import pytest
 HEAVY = {"jinja2", "numpy", "tokenizers", "torch", "transformers"}
 
 
-@pytest.mark.parametrize("module", ["merge", "messages", "stops", "tools", "vectors"])
+@pytest.mark.parametrize("module", ["messages", "stops", "tools", "vectors"])
 def test_what_other_backends_use_is_light(module: str) -> None:
     """A replica of a runtime that does all this itself must not pay for it."""
     code = f"import decoding.{module}, sys; print(*{{name.partition('.')[0] for name in sys.modules}})"

@@ -12,7 +12,6 @@ from typing import Any, cast
 import psutil
 from decoding.errors import context_exceeded
 from decoding.grammar import answer_grammar, tool_grammar
-from decoding.merge import merge
 from decoding.vectors import pack
 
 from core.api import (
@@ -34,6 +33,7 @@ from llamacpp_backend.choice import Choice
 from llamacpp_backend.chunks import Chunk, decode_chat, decode_completion
 from llamacpp_backend.client import LlamaClient
 from llamacpp_backend.device import choose_device
+from llamacpp_backend.merge import merge
 from llamacpp_backend.served import ServedModel
 from llamacpp_backend.server import ServerPlan, free_gpu_bytes, offered_devices, runtime_details, start_server
 from llamacpp_backend.settings import LlamaCppSettings
