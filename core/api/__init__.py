@@ -1,12 +1,19 @@
 """The contract: all that a plugin may import.
 
 For plugin authors: `hooks` (what to implement), `specs` (what to return), `messages` (what an engine
-is asked and answers), `protocols` (what run-time objects must do), `errors` (what to raise).
+is asked and answers), `protocols` and `preparation` (what run-time objects must do), `errors` (what to raise).
 """
 
 from __future__ import annotations
 
-from core.api.errors import EngineBrokenError, EngineError, EngineLoadError, RequestError, SpecError
+from core.api.errors import (
+    EngineBrokenError,
+    EngineError,
+    EngineLoadError,
+    PreparationError,
+    RequestError,
+    SpecError,
+)
 from core.api.hooks import hookimpl
 from core.api.messages import (
     ChatRequest,
@@ -37,6 +44,7 @@ from core.api.messages import (
     ToolChoice,
     Usage,
 )
+from core.api.preparation import Preparation, PreparationContext, PreparationProgress
 from core.api.protocols import (
     Candidate,
     Engine,
@@ -95,6 +103,10 @@ __all__ = [
     "ObserverSpec",
     "Policy",
     "PolicySpec",
+    "Preparation",
+    "PreparationContext",
+    "PreparationError",
+    "PreparationProgress",
     "ReasoningDelta",
     "ReplicaChange",
     "ReplicaConfig",

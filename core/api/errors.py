@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["EngineBrokenError", "EngineError", "EngineLoadError", "RequestError", "SpecError"]
+__all__ = ["EngineBrokenError", "EngineError", "EngineLoadError", "PreparationError", "RequestError", "SpecError"]
 
 
 class SpecError(ValueError):
@@ -20,6 +20,10 @@ class EngineLoadError(RuntimeError):
     def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
         self.permanent = permanent
+
+
+class PreparationError(RuntimeError):
+    """Weights cannot be made into what an engine loads; the message is what the operator reads."""
 
 
 class EngineError(RuntimeError):

@@ -44,7 +44,8 @@ class EngineContext:
 
     Attributes:
         model: the model to load, as the configuration left it.
-        weights: file or folder on disk, or None when ``model.source`` is None.
+        weights: file or folder on disk, prepared if the backend has a `Preparation`; None when ``model.source`` is
+            None.
         settings: an instance of the backend's own settings model.
         scratch: a private folder for sockets and temporary files, short enough for a unix socket
             path; removed after the replica's end.
@@ -171,7 +172,7 @@ class ReplicaConfig:
         engine: import path of the engine class.
         settings_class: import path of the backend's settings model.
         settings: its values.
-        weights: path on disk, or None.
+        weights: path on disk of what the engine loads, or None.
         socket: unix socket path to listen on.
         scratch: private folder of this replica.
         fingerprint: of the table that the supervisor was built from; compared in the hello.

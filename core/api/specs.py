@@ -79,6 +79,9 @@ class BackendSpec:
         settings: a pydantic model filled from ``[backends.<name>]``; derive it from `BackendSettings`.
         capabilities: optional request features the engine honours. A request that needs one that is
             not listed is refused with 400 and never reaches the engine.
+        preparation: import path of the `Preparation` class, for weights that must be converted once before the
+            engine can load them; None: it loads what was fetched. Imported in the supervisor and by the command
+            line, so it must not import a runtime.
         description: one line for people.
     """
 
@@ -86,11 +89,17 @@ class BackendSpec:
     engine: str
     settings: type[BaseModel] = BackendSettings
     capabilities: frozenset[Capability] = frozenset()
+    preparation: str | None = None
     description: str = ""
 
     def __post_init__(self) -> None:
         _check(_IDENTIFIER.match(self.name), self, f"name {self.name!r} must match [a-z][a-z0-9_]*")
         _check(_IMPORT_PATH.match(self.engine), self, f'engine {self.engine!r} must look like "package.module:Class"')
+        _check(
+            self.preparation is None or _IMPORT_PATH.match(self.preparation),
+            self,
+            f'preparation {self.preparation!r} must look like "package.module:Class"',
+        )
         unknown = self.capabilities - set(get_args(Capability))
         _check(not unknown, self, f"capabilities {sorted(unknown)} are not known; see core.api.specs.Capability")
         forbids = self.settings.model_config.get("extra") == "forbid"

@@ -9,9 +9,9 @@ from importlib import metadata
 from pathlib import Path
 
 import core
+from core.api.errors import PreparationError
 from core.cli.common import assemble
-from core.models import how_to_get_weights, locate
-from core.registry import Registry, make_launcher, make_policy
+from core.registry import DeploymentWeights, Registry, make_launcher, make_policy
 from core.routing.table import Table
 from core.settings import Settings, SettingsError
 
@@ -45,11 +45,14 @@ def _choices(registry: Registry, settings: Settings) -> Iterator[str]:
 
 def _absent_weights(table: Table, settings: Settings) -> Iterator[str]:
     for deployment in table.deployments.values():
-        spec = deployment.spec
-        if not spec.enabled or spec.source is None:
+        if not deployment.spec.enabled:
             continue
-        if locate(spec.source, settings.weights) is None:
-            yield f"{deployment.id}: its weights are not here; {how_to_get_weights(spec.source, deployment.id)}"
+        try:
+            missing = DeploymentWeights(deployment, settings.weights).find().missing
+        except PreparationError as error:
+            missing = str(error)
+        if missing:
+            yield f"{deployment.id}: {missing}"
 
 
 def _plugins(registry: Registry) -> Iterator[str]:

@@ -7,9 +7,9 @@ import dataclasses
 import json
 from typing import Any
 
+from core.api.errors import PreparationError
 from core.cli.common import assemble, print_columns
-from core.models import PathSource, how_to_get_weights, locate, parse_source
-from core.registry import load_registry
+from core.registry import DeploymentWeights, FoundWeights, load_registry
 from core.routing.deployments import Deployment
 from core.settings import WeightsTable, load_settings
 
@@ -76,17 +76,18 @@ def aliases(arguments: argparse.Namespace) -> int:
 
 
 def _weights(row: dict[str, Any]) -> str:
-    if row["missing"]:
+    if row["source"] is None:
+        return "none needed"
+    if row["fetched"] is None:
         return row["pull"] or "nothing at its path"
-    return "here" if row["weights"] else "none needed"
+    if row["weights"] is None:
+        return f"not prepared: {row['pull'] or row['missing']}"
+    return "here" if row["weights"] == row["fetched"] else "prepared"
 
 
 def _deployment(deployment: Deployment, weights: WeightsTable) -> dict[str, Any]:
     spec = deployment.spec
-    path = locate(spec.source, weights)
-    absent = spec.source if path is None else None
-    # A model's name pulls its enabled deployments; a disabled one must be named in full.
-    name = spec.name if spec.enabled else deployment.id
+    found = _find(deployment, weights)
     return {
         "deployment": deployment.id,
         "model": spec.name,
@@ -100,11 +101,20 @@ def _deployment(deployment: Deployment, weights: WeightsTable) -> dict[str, Any]
         "context_tokens": spec.context_tokens,
         "memory_bytes": spec.memory_bytes or None,
         "source": spec.source,
-        "weights": str(path) if path else None,
-        "missing": how_to_get_weights(absent, name) if absent else None,
-        "pull": f"python -m core pull {name}" if absent and not isinstance(parse_source(absent), PathSource) else None,
+        "fetched": str(found.fetched) if found.fetched else None,
+        "weights": str(found.path) if found.path else None,
+        "missing": found.missing or None,
+        "pull": found.command or None,
         "declared_by": deployment.declared_by,
     }
+
+
+def _find(deployment: Deployment, weights: WeightsTable) -> FoundWeights:
+    its = DeploymentWeights(deployment, weights)
+    try:
+        return its.find()
+    except PreparationError as error:
+        return FoundWeights(fetched=its.fetched(), missing=str(error))
 
 
 def _print_json(value: object) -> None:

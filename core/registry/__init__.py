@@ -1,15 +1,19 @@
 """Which plugins there are and what they bring.
 
 `loader` finds and imports them, `registry` asks them for their specs, `build` joins the specs with the
-settings, `builtin` is the plugin that the gateway itself brings. Only here is pluggy used.
+settings, `weights` finds what a deployment's engine loads, `builtin` is the plugin that the gateway itself brings.
+Only here is pluggy used.
 """
 
 from __future__ import annotations
 
 from core.registry.build import build_table, make_launcher, make_observers, make_policy
 from core.registry.registry import PluginRecord, Registry, RegistryError, load_registry
+from core.registry.weights import DeploymentWeights, FoundWeights
 
 __all__ = [
+    "DeploymentWeights",
+    "FoundWeights",
     "PluginRecord",
     "Registry",
     "RegistryError",

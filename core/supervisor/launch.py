@@ -11,13 +11,12 @@ from core.api.protocols import ReplicaConfig
 from core.routing.table import Deployment
 from core.settings import Settings
 from core.supervisor.replica import Replica
-from core.supervisor.words import why_absent
 
 __all__ = ["make_scratch", "new_replicas", "remove_scratch", "replica_config"]
 
 
-def new_replicas(deployment: Deployment) -> list[Replica]:
-    """Return its replicas as they are before anything has happened."""
+def new_replicas(deployment: Deployment, *, missing: str) -> list[Replica]:
+    """Return its replicas as they are before anything has happened; ``missing`` is what its weights lack."""
     spec = deployment.spec
     return [
         Replica(
@@ -25,7 +24,7 @@ def new_replicas(deployment: Deployment) -> list[Replica]:
             enabled=spec.enabled,
             at_startup=spec.load == "startup",
             idle_unload_s=deployment.idle_unload_s,
-            reason=why_absent(spec),
+            reason=missing,
         )
         for index in range(deployment.replicas)
     ]
@@ -52,7 +51,7 @@ def remove_scratch(scratch: Path) -> None:
 def replica_config(
     deployment: Deployment, replica: str, *, weights: Path | None, scratch: Path, settings: Settings, fingerprint: str
 ) -> ReplicaConfig:
-    """Return all that the process of ``replica`` needs."""
+    """Return all that the process of ``replica`` needs; ``weights`` is what its engine loads."""
     settings_class = deployment.backend.settings
     limits, timing = settings.limits, settings.supervisor
     return ReplicaConfig(

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.api.errors import SpecError
+from core.api.errors import PreparationError, SpecError
 from core.api.protocols import Launcher, Observer, ReplicaChange, ReplicaConfig, ReplicaExit, ReplicaProcess
-from core.api.specs import ModelSpec
-from core.models import locate
+from core.registry import DeploymentWeights
 from core.routing.table import Deployment
 from core.settings import Settings
 from core.supervisor.control import ControlServer
@@ -38,7 +37,7 @@ from core.supervisor.replica import (
 from core.supervisor.snapshot import deployment_status, replica_status
 from core.supervisor.state import decide, due_s
 from core.supervisor.watch import Watcher
-from core.supervisor.words import log_line, why_absent
+from core.supervisor.words import log_line
 from core.wire.frames import RetireReply, Snapshot, Status
 
 __all__ = ["SOCKET_NAME", "Supervisor"]
@@ -56,6 +55,7 @@ class _Slot:
     """A replica's place: what is decided about it, and its present process."""
 
     deployment: Deployment
+    weights: DeploymentWeights
     replica: Replica
     socket: str | None = None
     process: ReplicaProcess | None = None
@@ -89,10 +89,11 @@ class Supervisor:
         self._launcher = launcher
         self._observers = observers
         self._sockets = run_dir / "r"
-        self._slots = {
-            id_: [_Slot(deployment, replica) for replica in new_replicas(deployment)]
-            for id_, deployment in deployments.items()
-        }
+        self._slots: dict[str, list[_Slot]] = {}
+        for id_, deployment in deployments.items():
+            weights = DeploymentWeights(deployment, settings.weights)
+            replicas = new_replicas(deployment, missing=_what_is_missing(weights))
+            self._slots[id_] = [_Slot(deployment, weights, replica) for replica in replicas]
         self._lives: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = math.inf
@@ -233,23 +234,23 @@ class Supervisor:
 
     async def _live(self, slot: _Slot, generation: int) -> None:
         """One process, from its launch to its end."""
-        spec, scratch = slot.deployment.spec, None
+        scratch = None
         try:
-            weights = locate(spec.source, self._settings.weights)
-            if spec.source is not None and weights is None:
-                self._feed(slot, WeightsMissing(generation, why_absent(spec)))
+            weights = slot.weights.find()
+            if weights.missing:
+                self._feed(slot, WeightsMissing(generation, weights.missing))
                 return
             scratch = make_scratch(self._sockets)
             config = replica_config(
                 slot.deployment,
                 slot.replica.name,
-                weights=weights,
+                weights=weights.path,
                 scratch=scratch,
                 settings=self._settings,
                 fingerprint=self._fingerprint,
             )
             event: Event = Exited(generation, await self._watch_over(slot, generation, config), _jitter())
-        except OSError as error:
+        except (OSError, PreparationError) as error:
             event = LaunchFailed(generation, str(error), _jitter())
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises must not leave it starting for ever
             _log.exception("%s: the launch failed in an unforeseen way", slot.replica.name)
@@ -316,20 +317,22 @@ class Supervisor:
     def _look_for_weights(self) -> None:
         for slots in self._slots.values():
             absent = [slot for slot in slots if slot.replica.state == "absent"]
-            if absent and self._has_weights(slots[0].deployment.spec):
+            if absent:
+                missing = _what_is_missing(slots[0].weights)
                 for slot in absent:
-                    self._feed(slot, WeightsFound())
+                    self._feed(slot, WeightsMissing(None, missing) if missing else WeightsFound())
 
     def _log_absent(self) -> None:
         for slot in self._all():
             if slot.replica.state == "absent" and slot.replica.enabled:
                 _log.warning("%s: absent: %s", slot.replica.name, slot.replica.reason)
 
-    def _has_weights(self, spec: ModelSpec) -> bool:
-        try:
-            return spec.source is None or locate(spec.source, self._settings.weights) is not None
-        except (SpecError, OSError):
-            return True  # so the launch fails on it, and says why
+
+def _what_is_missing(weights: DeploymentWeights) -> str:
+    try:
+        return weights.find().missing
+    except (SpecError, PreparationError, OSError):
+        return ""  # so the launch fails on it, and says why
 
 
 def _now_s() -> float:

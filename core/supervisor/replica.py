@@ -111,14 +111,18 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class WeightsFound:
-    """The weights are on disk, or none are needed."""
+    """The weights are on disk, prepared if they must be; or none are needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsMissing:
-    """The weights were gone when process ``generation`` should have been launched."""
+    """The weights are not there yet, or not any more: ``reason`` says what is missing.
 
-    generation: int
+    Attributes:
+        generation: of the process that should have been launched; None when none should.
+    """
+
+    generation: int | None
     reason: str
 
 

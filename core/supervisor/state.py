@@ -51,6 +51,8 @@ def decide(replica: Replica, event: Event, now_s: float, timing: SupervisorTable
     match event:
         case WeightsFound():
             return _weights_found(replica, now_s)
+        case WeightsMissing(None, reason):
+            return (replace(replica, reason=reason) if replica.state == "absent" else replica), ()
         case Wanted():
             return _wanted(replica, now_s)
         case Stop(now):

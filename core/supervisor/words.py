@@ -6,20 +6,11 @@ import logging
 from pathlib import Path
 
 from core.api.protocols import ReplicaExit
-from core.api.specs import ModelSpec
-from core.models import how_to_get_weights
 from core.supervisor.replica import Replica
 
-__all__ = ["describe_end", "log_line", "why_absent"]
+__all__ = ["describe_end", "log_line"]
 
 _REASON_LINES = 3
-
-
-def why_absent(spec: ModelSpec) -> str:
-    """Return what to do about weights that are not on disk; empty for a model that needs none."""
-    if spec.source is None:
-        return ""
-    return f"weights are not on disk; {how_to_get_weights(spec.source, spec.deployment)}"
 
 
 def describe_end(end: ReplicaExit) -> str:

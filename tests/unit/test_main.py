@@ -82,7 +82,10 @@ def test_models_tell_where_the_weights_are_or_how_to_get_them(folder, capsys):
     assert rows["small@demo"]["pull"] is None
     assert rows["large@demo"]["weights"] is None
     assert rows["large@demo"]["pull"] is None
-    absent = f"there is nothing at {folder / 'large.gguf'}; put the weights there or correct the source"
+    absent = (
+        f"weights are not on disk; there is nothing at {folder / 'large.gguf'}; put the weights there or correct the "
+        f"source"
+    )
     assert [rows[name]["missing"] for name in ("small@demo", "large@demo", "plain@demo")] == [None, absent, None]
     assert (rows["large@demo"]["enabled"], rows["large@demo"]["context_tokens"]) == (False, 8192)
     assert (rows["plain@demo"]["source"], rows["plain@demo"]["pull"]) == (None, None)
@@ -101,7 +104,7 @@ def test_models_tell_what_fetches_them(folder, capsys):
     assert main(["models", "--json"]) == 0
     rows = {row["deployment"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["large@demo"]["pull"] == "python -m core pull large@demo"
-    assert rows["large@demo"]["missing"] == "fetch them with: python -m core pull large@demo"
+    assert rows["large@demo"]["missing"] == "weights are not on disk; fetch them with: python -m core pull large@demo"
 
     assert main(["models"]) == 0
     assert "python -m core pull large@demo" in capsys.readouterr().out
@@ -158,7 +161,7 @@ def test_pull_reports_progress_in_lines_without_a_terminal(folder, capsys, monke
             progress(done, 98_000_000)
         return folder / "small.gguf"
 
-    monkeypatch.setattr("core.cli.pull.pull", fetch)
+    monkeypatch.setattr("core.registry.weights.pull", fetch)
     monkeypatch.setattr("core.cli.pull._LINE_INTERVAL_S", 0)
     assert main(["pull", "small"]) == 0
     assert capsys.readouterr().err.splitlines() == [
@@ -174,7 +177,7 @@ def test_pull_draws_a_bar_on_a_terminal(folder, capsys, monkeypatch):
         progress(98_000_000, 98_000_000)
         return folder / "small.gguf"
 
-    monkeypatch.setattr("core.cli.pull.pull", fetch)
+    monkeypatch.setattr("core.registry.weights.pull", fetch)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert main(["pull", "small"]) == 0
     assert "small@demo: 100%" in capsys.readouterr().err
@@ -185,8 +188,7 @@ def test_check_passes_and_warns(folder, capsys):
     assert main(["check"]) == 0
     captured = capsys.readouterr()
     assert "In order: 3 deployment(s), 1 alias(es)." in captured.out
-    absent = f"there is nothing at {folder / 'small.gguf'}; put the weights there or correct the source"
-    assert f"warning: small@demo: its weights are not here; {absent}" in captured.err
+    assert f"warning: small@demo: weights are not on disk; there is nothing at {folder / 'small.gguf'};" in captured.err
     assert "large@demo" not in captured.err
 
 
@@ -223,7 +225,10 @@ def test_check_warns_of_a_plugin_that_is_not_there(folder, capsys):
 def test_check_warns_of_weights_to_be_fetched(folder, capsys):
     configure(folder, '[deployments."small@demo"]\nsource = "hf:o/small"\n')
     assert main(["check"]) == 0
-    assert "small@demo: its weights are not here; fetch them with: python -m core pull small" in capsys.readouterr().err
+    assert (
+        "small@demo: weights are not on disk; fetch them with: python -m core pull small@demo"
+        in capsys.readouterr().err
+    )
 
 
 def test_check_tells_of_every_mistake_not_only_the_first(folder, capsys):

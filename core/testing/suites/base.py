@@ -64,7 +64,7 @@ class Suite:
 
     Attributes:
         settings: values for the backend's settings model.
-        weights: file or folder; None: fetched from where ``model.source`` says.
+        weights: file or folder that the engine loads; None: fetched from where ``model.source`` says, and prepared.
         batch_invariant: greedy text does not depend on what else runs; true of exact arithmetic only.
     """
 
@@ -80,7 +80,7 @@ class Suite:
     @classmethod
     def weights_path(cls) -> Path | None:
         """The weights on disk."""
-        return cls.weights or weights_of(cls.model)
+        return cls.weights or weights_of(cls.model, cls.backend, cls.settings)
 
     @pytest_asyncio.fixture(scope="class", loop_scope="class")
     @classmethod

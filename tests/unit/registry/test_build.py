@@ -53,6 +53,12 @@ def build(**tables: object) -> Table:
     return build_table(load_registry(configured.plugins), configured)
 
 
+def test_nothing_of_a_preparation_is_imported(install: Install) -> None:
+    """HTTP workers build the table too, and never prepare anything."""
+    install("mine", MINE.replace('engine="x:X"', 'engine="x:X", preparation="not_there_at_all:X"'))
+    assert build().deployments["m@mine"].backend.preparation == "not_there_at_all:X"
+
+
 def test_the_defaults_are_there() -> None:
     """Without any plugin but the built-in one, everything that the defaults name can be made."""
     configured = settings()

@@ -78,6 +78,12 @@ class AnyLife(RuleBasedStateMachine):
         self.feed(WeightsFound())
 
     @rule()
+    def weights_are_incomplete(self):
+        before = self.replica
+        self.feed(WeightsMissing(None, "incomplete"))
+        assert (before.state, before.process) == (self.replica.state, self.replica.process)
+
+    @rule()
     def request(self):
         self.feed(Wanted())
 

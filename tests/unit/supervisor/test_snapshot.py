@@ -12,7 +12,7 @@ from core.api import BackendSettings, BackendSpec, EngineInfo, Load, ModelSpec
 from core.routing.table import Deployment
 from core.supervisor.replica import Process, Replica
 from core.supervisor.snapshot import deployment_status, replica_status
-from core.supervisor.words import log_line, why_absent
+from core.supervisor.words import log_line
 
 DEPLOYMENT = Deployment(
     spec=ModelSpec(name="m", backend="b", load="on_demand", enabled=False),
@@ -73,14 +73,3 @@ def test_the_log_says_what_happened_and_what_comes_next():
     assert level == logging.ERROR
     assert "remove the cause and restart the gateway" in text
     assert log_line(after, before, now_s=10, log_dir=Path("/logs")) == (logging.INFO, "m@b#0: ready (was failed)")
-
-
-def test_absent_weights_come_with_the_command_that_fetches_them():
-    assert "python -m core pull m" in why_absent(replace(DEPLOYMENT.spec, source="hf:o/m"))
-    assert why_absent(DEPLOYMENT.spec) == ""
-
-
-def test_an_absent_file_of_the_operators_is_not_to_be_fetched():
-    told = why_absent(replace(DEPLOYMENT.spec, source="/models/x.gguf"))
-    assert "there is nothing at /models/x.gguf; put the weights there or correct the source" in told
-    assert "pull" not in told

@@ -145,6 +145,18 @@ def test_weights_that_vanish_before_the_launch_make_it_absent_again():
     assert life.feed(WeightsFound()).state == "stopped"
 
 
+def test_an_absent_replica_tells_what_is_missing_now():
+    """Fetched weights may still have to be prepared."""
+    life = Life(reason="not fetched").feed(WeightsMissing(None, "not prepared"))
+    assert (life.state, life.replica.reason, life.effects) == ("absent", "not prepared", ())
+
+
+def test_weights_that_vanish_do_not_touch_what_runs():
+    life = Life().until_ready()
+    before = life.replica
+    assert life.feed(WeightsMissing(None, "gone")).replica == before
+
+
 def test_it_is_ready_once_it_reports_what_its_engine_became():
     life = Life().feed(WeightsFound()).launched().reports(LOADING)
     assert life.state == "starting"
