@@ -10,6 +10,7 @@ import signal
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +25,7 @@ from core.api import (
     Load,
     Message,
     ModelSpec,
+    PreparationError,
     ReplicaConfig,
     RequestRecord,
     RouteRequest,
@@ -32,10 +34,18 @@ from core.api import (
 )
 from core.api.messages import Content
 from core.api.specs import Capability
-from core.registry import Registry, build_table, load_registry, make_launcher, make_observers, make_policy
+from core.registry import (
+    DeploymentWeights,
+    Registry,
+    build_table,
+    load_registry,
+    make_launcher,
+    make_observers,
+    make_policy,
+)
 from core.registry.loader import PluginStatus
 from core.routing.table import Declared, assemble
-from core.settings import PluginsTable, Settings
+from core.settings import PluginsTable, Settings, WeightsTable
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = (ROOT / "docs" / "plugins.md").read_text()
@@ -131,6 +141,31 @@ async def test_the_example_of_a_backend_answers(example: Registry, tmp_path: Pat
     assert [event.choice for event in events if isinstance(event, Finished)] == [0, 1]
     assert events[-1] == Usage(prompt_tokens=2, completion_tokens=4)
     assert engine.load_now() == Load(running=0, steps=4)
+
+
+@pytest.mark.parametrize("example", ["gateway_backends"], indirect=True)
+def test_the_example_of_a_preparation(example: Registry, tmp_path: Path) -> None:
+    """Named by the path that the page names, it makes what is found then, and refuses what it cannot make."""
+    (path,) = re.findall(r'BackendSpec\(preparation="(\S+)"\)', SECTIONS["gateway_backends"])
+    deployment = build_table(example, settings_of("gateway_backends")).deployments["loud@shout"]
+    source, told = tmp_path / "words", []
+    deployment = replace(
+        deployment,
+        spec=replace(deployment.spec, source=str(source)),
+        backend=replace(deployment.backend, preparation=path),
+    )
+    weights = DeploymentWeights(deployment, WeightsTable(cache_dir=tmp_path / "cache"))
+    source.write_text("say hello")
+
+    assert "not yet prepared for shout" in weights.find().missing
+    made = weights.get(preparing=lambda *progress: told.append(progress))
+    assert made is not None
+    assert made.read_text() == "SAY HELLO"
+    assert weights.find().path == made
+    assert told == [("raising the voice", None), ("raising the voice", 1.0)]
+    source.write_bytes(b"\xff")
+    with pytest.raises(PreparationError, match="holds no text"):
+        weights.get()
 
 
 @pytest.mark.parametrize("example", ["gateway_models"], indirect=True)

@@ -24,11 +24,15 @@ _MOST_LINES = 350
 
 
 def loaded_by(*modules: str, path: str = "") -> set[str]:
-    """Top-level packages that a fresh interpreter holds after importing ``modules``."""
+    """Top-level packages that a fresh interpreter holds after importing ``modules``, and the preparations they name."""
     code = f"""
+import pkgutil
 import sys
 for name in {modules}:
-    __import__(name)
+    module = pkgutil.resolve_name(name)
+    for backend in getattr(module, "gateway_backends", tuple)():
+        if backend.preparation:
+            pkgutil.resolve_name(backend.preparation)
 print(*{{name.partition('.')[0] for name in sys.modules}})
 """
     env = {**os.environ, "PYTHONPATH": path}
@@ -55,7 +59,10 @@ def declarations() -> list[tuple[Path, str]]:
 
 @pytest.mark.parametrize(("folder", "module"), declarations(), ids=lambda value: getattr(value, "name", value))
 def test_importing_declarations_imports_no_runtime(folder: Path, module: str) -> None:
-    """HTTP workers and the supervisor import these modules, and nothing that they need may be missing there."""
+    """HTTP workers and the supervisor import these modules, and nothing that they need may be missing there.
+
+    The supervisor and the command line also import what prepares a backend's weights.
+    """
     assert loaded_by(module, path=str(folder)) & (RUNTIMES | LIBRARIES) == set()
 
 

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -120,10 +121,20 @@ async def submit():
         stream.close()
 
 
-def _echo(name="echo", *, load="startup", source=None, replicas=1, idle_unload_s=None, python=None, **settings):
+def _echo(
+    name="echo",
+    *,
+    load="startup",
+    source=None,
+    preparation=None,
+    replicas=1,
+    idle_unload_s=None,
+    python=None,
+    **settings,
+):
     return Deployment(
         spec=ModelSpec(name=name, backend="echo", load=load, source=source),
-        backend=gateway_backends()[0],
+        backend=replace(gateway_backends()[0], preparation=preparation),
         settings=EchoSettings(**settings),
         python=python,
         replicas=replicas,
@@ -139,9 +150,11 @@ class CountingLauncher(LocalLauncher):
         super().__init__(BackendSettings())
         self.launches: Counter[str] = Counter()
         self.pids: list[int] = []
+        self.weights: dict[str, str | None] = {}
 
     async def launch(self, config, *, python):
         self.launches[config.replica] += 1
+        self.weights[config.replica] = config.weights
         process = await super().launch(config, python=python)
         self.pids.append(process.pid)
         return process
