@@ -1,0 +1,1 @@
+"""ONNX models through ONNX Runtime, as a backend of AI Gateway."""
