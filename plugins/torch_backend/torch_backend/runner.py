@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from decoding.rows import SlotRows
 from decoding.runner import Floats
 
 from torch_backend import attention
@@ -49,25 +50,23 @@ class TorchRunner:
         self._model = model
         self._pooling: Way = pooling
         self._cache = SlotCache(shapes, slots, context_tokens, model.dtype, model.device)
-        self._rows = list(range(slots))  # of each slot
-        self._lengths = [0] * slots  # of what each slot holds, at most
+        self._rows = SlotRows(slots)
         self._graphs = DecodeGraphs(self._forward, self._cache) if graphs else None
         model.set_attn_implementation(attention.register(self._cache, kernel))
 
     @torch.inference_mode()
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Floats:
         """See `decoding.runner.Runner.prefill`."""
+        self._rows.hold(slot, start + len(tokens))
         positions = self._cache.begin_chunk(self._rows[slot], start, len(tokens))
-        self._lengths[slot] = start + len(tokens)
         return _floats(self._forward(self._tensor([tokens]), positions))[0]
 
     @torch.inference_mode()
     def decode(self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> Floats:
         """See `decoding.runner.Runner.decode`."""
-        self._bring_to_front(slots)
-        order = sorted(range(len(slots)), key=lambda number: self._rows[slots[number]])
+        order = self._rows.bring_to_front(slots, self._cache.swap)
         for slot, position in zip(slots, positions, strict=True):
-            self._lengths[slot] = position + 1
+            self._rows.hold(slot, position + 1)
         given = self._tensor([[tokens[number]] for number in order])
         places = [positions[number] for number in order]
         if self._graphs is None:
@@ -80,13 +79,13 @@ class TorchRunner:
     def copy_slot(self, source: int, target: int, length: int) -> None:
         """See `decoding.runner.Runner.copy_slot`."""
         self._cache.copy(self._rows[source], self._rows[target], length)
-        self._lengths[target] = length
+        self._rows.hold(target, length)
 
     @torch.inference_mode()
     def clear_slot(self, slot: int) -> None:
         """See `decoding.runner.Runner.clear_slot`."""
         self._cache.clear(self._rows[slot])
-        self._lengths[slot] = 0
+        self._rows.hold(slot, 0)
 
     @torch.inference_mode()
     def embed(self, inputs: Sequence[Sequence[int]]) -> Floats:
@@ -109,17 +108,6 @@ class TorchRunner:
 
     def _tensor(self, numbers: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tensor:
         return torch.tensor(numbers, device=self._cache.device)
-
-    def _bring_to_front(self, slots: Sequence[int]) -> None:
-        """Exchange rows until the slots are the first ones, in any order: then a step works on a view of the cache."""
-        outside = [slot for slot in slots if self._rows[slot] >= len(slots)]
-        if not outside:
-            return
-        wanted = frozenset(slots)
-        inside = [slot for slot in range(self.slots) if self._rows[slot] < len(slots) and slot not in wanted]
-        for one, other in zip(outside, inside, strict=True):
-            self._cache.swap(self._rows[one], self._rows[other], max(self._lengths[one], self._lengths[other]))
-            self._rows[one], self._rows[other] = self._rows[other], self._rows[one]
 
 
 def _floats(values: torch.Tensor) -> Floats:
