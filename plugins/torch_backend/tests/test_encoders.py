@@ -6,10 +6,10 @@ import array
 
 import pytest
 import torch
+from decoding.recipe import read_recipe
 from decoding.vectors import pack
 from torch_backend.cache import LayerShape
 from torch_backend.encoder import CrossEncoderRunner, EncoderRunner, most_positions
-from torch_backend.pooling import read_recipe
 from torch_backend.runner import TorchRunner
 from transformers import (
     AutoConfig,

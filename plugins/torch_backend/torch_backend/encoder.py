@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from decoding.recipe import Way
 from decoding.runner import Floats
 
-from torch_backend.pooling import Way, pad, pool
+from torch_backend.pooling import pad, pool
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from decoding.cpus import default_threads
+from decoding.folder import end_tokens, ends_in, read_template
+from decoding.kind import Kind, kind_of
+from decoding.recipe import choose_pooling, read_recipe
 from decoding.scheduler import Limits
 from decoding.template import ChatTemplate
 from decoding.tokens import Vocabulary
@@ -20,10 +23,9 @@ from torch_backend.architecture import check_decoder, probe
 from torch_backend.checkpoint import Checkpoint
 from torch_backend.device import DeviceChoice, Dtype, choose_device, choose_dtype, find_devices
 from torch_backend.encoder import CrossEncoderRunner, EncoderRunner, most_positions
-from torch_backend.kind import Kind, kind_of
 from torch_backend.measure import Format, linear_shapes, measure
 from torch_backend.packing import pack_linears
-from torch_backend.pooling import choose_pooling, read_recipe
+from torch_backend.pooling import make_dense
 from torch_backend.runner import TorchRunner
 from torch_backend.settings import TorchSettings
 from torch_backend.sources import find_folder
@@ -82,7 +84,7 @@ class _Loader:
         self._threads = settings.threads or default_threads()
         torch.set_num_threads(self._threads)
         # Which format is fastest is known only once there is a config; a GGUF file's weights fit into 16 bits.
-        self._override = _template_of(settings.chat_template)
+        self._override = read_template(settings.chat_template)
         folder = _found(context.weights, self._dtype or "bfloat16", settings.cache_dir)
         name = self._spec.name
         self._checkpoint = Checkpoint(folder, name, trusted=name in settings.trust_remote_code)
@@ -137,9 +139,10 @@ class _Loader:
 
         kv_bytes = slots * context_tokens * token_bytes
         tokenizer = self._checkpoint.tokenizer()
+        ends = end_tokens(ends_in(self._checkpoint.folder, self._checkpoint.config), tokenizer)
         return self._loaded(
             tokenizer,
-            Vocabulary(tokenizer, _ends(model, tokenizer), size=runner.vocab_size),
+            Vocabulary(tokenizer, ends, size=runner.vocab_size),
             runner=runner,
             embedder=runner,
             context_tokens=context_tokens,
@@ -165,7 +168,9 @@ class _Loader:
         return self._loaded(
             tokenizer,
             Vocabulary(tokenizer, ()),
-            embedder=EncoderRunner(model, context_tokens=context_tokens, pooling=recipe.way, dense=recipe.dense),
+            embedder=EncoderRunner(
+                model, context_tokens=context_tokens, pooling=recipe.way, dense=make_dense(recipe.dense)
+            ),
             context_tokens=context_tokens,
             memory_bytes=model.get_memory_footprint(),
             details={**self._details(model, Format(self._dtype or "float32", packed=False)), "pooling": recipe.way},
@@ -252,22 +257,6 @@ class _Loader:
                 details={**details, "prefill_tokens": limits.prefill_tokens},
             ),
         )
-
-
-def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens that end an answer."""
-    told = model.generation_config.eos_token_id if model.generation_config else None
-    told = [told] if isinstance(told, int) else told or []
-    return frozenset(token for token in [*told, tokenizer.eos_token_id] if token is not None)
-
-
-def _template_of(file: Path | None) -> str | None:
-    """The operator's chat template."""
-    try:
-        return None if file is None else file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"chat_template = '{file}' cannot be read: {error}."
-        raise EngineLoadError(msg, permanent=True) from error
 
 
 def _found(weights: Path | None, gguf_dtype: Dtype, cache_dir: Path | None) -> Path:

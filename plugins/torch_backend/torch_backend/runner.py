@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from decoding.recipe import Way
 from decoding.rows import SlotRows
 from decoding.runner import Floats
 
 from torch_backend import attention
 from torch_backend.cache import LayerShape, SlotCache
 from torch_backend.cuda_graphs import DecodeGraphs
-from torch_backend.pooling import Way, pad, pool
+from torch_backend.pooling import pad, pool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -51,4 +51,4 @@ def kind_of(config: PreTrainedConfig) -> Kind:
 
 def _refused(config: PreTrainedConfig, reason: str) -> EngineLoadError:
     name = (config.architectures or [config.model_type])[0]
-    return EngineLoadError(f"{name} cannot be served by the torch backend: {reason}.", permanent=True)
+    return EngineLoadError(f"{name} cannot be served by this backend: {reason}.", permanent=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from torch_backend.kind import kind_of
+from decoding.kind import kind_of
 from transformers import AutoConfig
 
 from core.api import EngineLoadError

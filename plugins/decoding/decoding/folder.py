@@ -1,0 +1,51 @@
+"""What else the files of a model and of its operator say: which tokens end an answer, which template is used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.api import EngineLoadError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+__all__ = ["end_tokens", "ends_in", "read_template"]
+
+
+def ends_in(folder: Path, config: PreTrainedConfig) -> int | list[int] | None:
+    """Return what a model's generation_config.json names as the tokens that end an answer; without one, its config.
+
+    Raises:
+        EngineLoadError: the file cannot be read; trying again cannot help.
+    """
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return getattr(config.get_text_config(decoder=True), "eos_token_id", None)
+    try:
+        told: int | list[int] | None = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError) as error:
+        msg = f"{file} cannot be read: {error}."
+        raise EngineLoadError(msg, permanent=True) from error
+    return told
+
+
+def end_tokens(told: int | Iterable[int] | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the tokens that end an answer: those that a model's files name, and its tokenizer's own."""
+    named = [told] if isinstance(told, int) else told or ()
+    return frozenset(token for token in [*named, tokenizer.eos_token_id] if token is not None)
+
+
+def read_template(file: Path | None) -> str | None:
+    """Return the chat template that an operator gives instead of the model's own; None: no file was named.
+
+    Raises:
+        EngineLoadError: the file cannot be read; trying again cannot help.
+    """
+    try:
+        return None if file is None else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"chat_template = '{file}' cannot be read: {error}."
+        raise EngineLoadError(msg, permanent=True) from error
