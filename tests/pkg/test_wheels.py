@@ -23,7 +23,7 @@ PACKAGES = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject
 PACKAGES += sorted(path.parent for path in ROOT.glob("examples/*/pyproject.toml"))
 
 # Their runtimes weigh gigabytes; what is tested here must hold without them.
-WITHOUT_DEPENDENCIES = ("ai_gateway_torch-",)
+WITHOUT_DEPENDENCIES = ("ai_gateway_onnx-", "ai_gateway_torch-")
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from decoding.loaded import LoadedModel
 from decoding.testing import byte_level
-from torch_backend.loading import LoadedModel, load_model
+from torch_backend.loading import load_model
 from torch_backend.settings import TorchSettings
 from torch_backend.testing import make_model
 
