@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from decoding.loaded import LoadedModel
 from torch_backend import loading, memory
 from torch_backend.architecture import check_decoder, probe
 from torch_backend.measure import Format, Measured
