@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +9,23 @@ import torch
 import transformers
 from decoding.cpus import default_threads
 from decoding.folder import end_tokens, ends_in, read_template
-from decoding.kind import Kind, kind_of
+from decoding.kind import kind_of
+from decoding.loaded import TASKS, LoadedModel
+from decoding.memory import check_weights, fitting_slots
 from decoding.recipe import choose_pooling, read_recipe
 from decoding.scheduler import Limits
 from decoding.template import ChatTemplate
 from decoding.tokens import Vocabulary
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from core.api import EngineContext, EngineInfo, EngineLoadError, Task
-from torch_backend import attention, cuda_graphs, memory
+from core.api import EngineContext, EngineInfo, EngineLoadError
+from torch_backend import attention, cuda_graphs
 from torch_backend.architecture import check_decoder, probe
 from torch_backend.checkpoint import Checkpoint
 from torch_backend.device import DeviceChoice, Dtype, choose_device, choose_dtype, find_devices
 from torch_backend.encoder import CrossEncoderRunner, EncoderRunner, most_positions
 from torch_backend.measure import Format, linear_shapes, measure
+from torch_backend.memory import free_device_bytes
 from torch_backend.packing import pack_linears
 from torch_backend.pooling import make_dense
 from torch_backend.runner import TorchRunner
@@ -33,7 +35,7 @@ from torch_backend.sources import find_folder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["load_model"]
 
 _MEASURED_DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 _MEASURED_ROWS = (1, 16)
@@ -42,26 +44,7 @@ _CPU_LIMITS = (64, 256)
 _GPU_LIMITS = (512, 2048)
 _UNBOUNDED = 1 << 30
 
-_TASKS: dict[Kind, frozenset[Task]] = {
-    "decoder": frozenset({"chat", "completion", "embeddings"}),
-    "encoder": frozenset({"embeddings"}),
-    "cross_encoder": frozenset({"rerank"}),
-}
-
 Details = dict[str, str | int | float | bool]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoadedModel:
-    """What `decoding.engine.DecodingEngine` is made of, and what the model became."""
-
-    vocabulary: Vocabulary
-    template: ChatTemplate
-    limits: Limits
-    runner: TorchRunner | None = None
-    embedder: TorchRunner | EncoderRunner | None = None
-    scorer: CrossEncoderRunner | None = None
-    info: EngineInfo
 
 
 def load_model(context: EngineContext, settings: TorchSettings) -> LoadedModel:
@@ -91,7 +74,7 @@ class _Loader:
 
     def load(self) -> LoadedModel:
         kind = kind_of(self._checkpoint.config)
-        if others := set(self._spec.tasks) - _TASKS[kind]:
+        if others := set(self._spec.tasks) - TASKS[kind]:
             msg = f"{self._spec.name} is declared for {', '.join(sorted(others))}, but its weights are of a {kind}."
             raise EngineLoadError(msg, permanent=True)
         match kind:
@@ -108,7 +91,7 @@ class _Loader:
         check_decoder(self._checkpoint.config, outline)
         kept, figures = self._choose_format(outline)
         weights_bytes = outline.num_parameters() * getattr(torch, kept.dtype).itemsize
-        memory.check_weights(weights_bytes, memory.free_device_bytes(device))
+        check_weights(weights_bytes, free_device_bytes(device), remedy="set dtype to one of 16 bits")
         model = self._checkpoint.weights(AutoModelForCausalLM, kept.dtype, device)
         probed = probe(model)
         if kept.packed:
@@ -117,11 +100,11 @@ class _Loader:
         text = self._checkpoint.config.get_text_config(decoder=True)
         context_tokens = min(self._spec.context_tokens, getattr(text, "max_position_embeddings", None) or _UNBOUNDED)
         token_bytes = sum(shape.numbers for shape in probed.shapes) * model.dtype.itemsize
-        slots = memory.fitting_slots(
+        slots = fitting_slots(
             slots=settings.slots,
             context_tokens=context_tokens,
             token_bytes=token_bytes,
-            free_bytes=memory.free_device_bytes(device),
+            free_bytes=free_device_bytes(device),
             share=settings.memory_share,
         )
         kernel = attention.choose(settings.attention, device)

@@ -1,79 +1,17 @@
-"""How many slots fit into the memory that is there."""
+"""How much memory a device has left."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import torch
+from decoding.memory import free_host_bytes
 
-import psutil
-
-from core.api import EngineLoadError
-
-__all__ = ["check_weights", "fitting_slots", "free_device_bytes", "free_host_bytes"]
-
-_CGROUP = Path("/sys/fs/cgroup")
-_MIB = 2**20
-
-
-def fitting_slots(*, slots: int, context_tokens: int, token_bytes: int, free_bytes: int, share: float) -> int:
-    """Return how many slots to make, at most ``slots``.
-
-    Args:
-        slots: as configured.
-        context_tokens: length of each.
-        token_bytes: keys and values of one token in all layers.
-        free_bytes: what the device has left beside the weights.
-        share: of it that the cache may take.
-
-    Raises:
-        EngineLoadError: not even one fits.
-    """
-    slot_bytes = context_tokens * token_bytes
-    budget_bytes = int(free_bytes * share)
-    fitting = min(slots, budget_bytes // slot_bytes)
-    if fitting:
-        return fitting
-    msg = (
-        f"The KV cache of one slot needs {slot_bytes // _MIB} MiB for {context_tokens} tokens, and "
-        f"{budget_bytes // _MIB} MiB are free for it: set context_tokens of this deployment to at most "
-        f"{budget_bytes // token_bytes}, or free memory on the device."
-    )
-    raise EngineLoadError(msg)
-
-
-def check_weights(weights_bytes: int, free_bytes: int) -> None:
-    """Refuse weights that do not fit.
-
-    Raises:
-        EngineLoadError: they do not; the system would end some process to make room.
-    """
-    if weights_bytes > free_bytes:
-        msg = (
-            f"The weights need {weights_bytes // _MIB} MiB and {free_bytes // _MIB} MiB are free: stop another "
-            "model, take a smaller one, or set dtype to one of 16 bits."
-        )
-        raise EngineLoadError(msg)
+__all__ = ["free_device_bytes"]
 
 
 def free_device_bytes(device: str) -> int:
     """Return the free memory of a device as `torch_backend.device.DeviceChoice` names it."""
-    import torch  # noqa: PLC0415 - the arithmetic above needs none
-
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
     if device == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return free_host_bytes()
-
-
-def free_host_bytes(cgroup: Path = _CGROUP) -> int:
-    """Return the host's free memory, or what the control group (version 2, then 1) leaves of it."""
-    free = int(psutil.virtual_memory().available)
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            return min(free, max(0, int((cgroup / limit).read_text()) - int((cgroup / used).read_text())))
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return free
