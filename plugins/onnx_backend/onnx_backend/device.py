@@ -156,6 +156,10 @@ def _problem(runtime: ModuleType, kind: DeviceKind, build: str, cuda_devices: in
         if not cuda_devices:
             return f"{build} finds no CUDA device or no driver for it"
         runtime.preload_dlls(msvc=False)  # those that pip installed; the linker does not find them by itself
+    return _tried(runtime, kind, build)
+
+
+def _tried(runtime: ModuleType, kind: DeviceKind, build: str) -> str:
     provider = _PROVIDERS[kind]
     options = runtime.SessionOptions()
     try:
