@@ -1,0 +1,99 @@
+"""A folder with a graph -> a model that runs: opened, tried and sized. Blocks for seconds to minutes."""
+
+from __future__ import annotations
+
+from decoding.cpus import default_threads
+from decoding.folder import read_template
+from decoding.loaded import TASKS, LoadedModel
+from decoding.memory import check_weights
+from decoding.scheduler import Limits
+from decoding.template import ChatTemplate
+
+from core.api import EngineContext, EngineInfo, EngineLoadError
+from onnx_backend.decoder_loading import load_decoder
+from onnx_backend.device import DeviceChoice, choose_device, find_devices
+from onnx_backend.encoder_loading import load_encoder
+from onnx_backend.layout import graph_kind
+from onnx_backend.memory import free_device_bytes
+from onnx_backend.model_folder import ModelFolder
+from onnx_backend.parts import Details, Parts, Wanted
+from onnx_backend.receipt import read_agreement
+from onnx_backend.settings import OnnxSettings
+
+__all__ = ["load_model"]
+
+# While others decode, while none does: on a CPU each prompt token costs, elsewhere a step costs much the same anyway.
+_CPU_LIMITS = (64, 256)
+_GPU_LIMITS = (512, 2048)
+_TOLD = ("share", "quantization", "block_size", "target", "exporter")  # of an export
+
+
+def load_model(context: EngineContext, settings: OnnxSettings) -> LoadedModel:
+    """Load the model of a replica.
+
+    Raises:
+        EngineLoadError: it cannot be loaded; the message says why in a sentence.
+    """
+    folder = ModelFolder(context.weights, settings.graph)
+    found = find_devices(settings.device)
+    wanted = Wanted(
+        spec=context.model,
+        folder=folder,
+        settings=settings,
+        choice=choose_device(settings.device, found, kind=folder.likely_kind),
+        threads=settings.threads or default_threads(),
+        cache_dir=context.scratch,
+    )
+    check_weights(folder.weights_bytes, free_device_bytes(wanted.choice), remedy='set quantization = "int4"')
+    template = ChatTemplate(folder.tokenizer(), read_template(settings.chat_template))
+    return _loaded(wanted, template, _load(wanted))
+
+
+def _load(wanted: Wanted) -> Parts:
+    # CoreML takes fixed shapes only, and which a graph leaves open is known once it is open somewhere.
+    by_shape = wanted.choice.kind == "coreml" and wanted.folder.likely_kind != "decoder"
+    opened = wanted.open(DeviceChoice(device="cpu") if by_shape else None)
+    kind = graph_kind(opened.session, wanted.folder.graph, wanted.folder.config)
+    if others := set(wanted.spec.tasks) - TASKS[kind]:
+        msg = f"{wanted.spec.name} is declared for {', '.join(sorted(others))}, but its graph is of a {kind}."
+        raise EngineLoadError(msg, permanent=True)
+    return load_decoder(wanted, opened) if kind == "decoder" else load_encoder(wanted, opened, kind)
+
+
+def _loaded(wanted: Wanted, template: ChatTemplate, parts: Parts) -> LoadedModel:
+    settings, choice = wanted.settings, parts.opened.choice
+    together, alone = _CPU_LIMITS if choice.kind == "cpu" else _GPU_LIMITS
+    together = settings.prefill_tokens or together
+    weights_bytes = wanted.folder.weights_bytes
+    return LoadedModel(
+        vocabulary=parts.vocabulary,
+        template=template,
+        limits=Limits(prefill_tokens=together, prefill_tokens_alone=max(alone, together)),
+        runner=parts.runner,
+        embedder=parts.embedder,
+        scorer=parts.scorer,
+        info=EngineInfo(
+            device_requested=settings.device,
+            device=choice.device,
+            device_reason=choice.reason or wanted.choice.reason,
+            context_tokens=parts.context_tokens,
+            slots=parts.slots,
+            memory_bytes=weights_bytes + parts.kv_bytes,
+            details={
+                **parts.opened.details(wanted.choice),
+                "graph": wanted.folder.graph.name,
+                "threads": wanted.threads,
+                "weights_bytes": weights_bytes,
+                "kv_bytes": parts.kv_bytes,
+                "prefill_tokens": together,
+                **parts.details,
+                **_agreement(wanted.folder),
+            },
+        ),
+    )
+
+
+def _agreement(folder: ModelFolder) -> Details:
+    """How well the graph agrees with the model that it was made of, if it was made here."""
+    known = read_agreement(folder.path) or {}
+    return {f"export_{name}": known[name] for name in _TOLD if name in known}

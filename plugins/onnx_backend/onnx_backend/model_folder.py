@@ -1,0 +1,92 @@
+"""A folder with a graph, and what the files beside it say of the model."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from decoding.folder import end_tokens, ends_in
+from decoding.kind import Kind, kind_of
+from transformers import AutoConfig, AutoTokenizer
+
+from core.api import EngineLoadError
+from onnx_backend.layout import find_graph, read_documents
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+__all__ = ["ModelFolder"]
+
+_LIMITS = ("context_length", "max_position_embeddings", "n_positions", "seq_length")
+_WEIGHTS = ("*.onnx", "*.onnx_data*", "*.onnx.data*", "*.data")
+
+
+class ModelFolder:
+    """What lies in a folder.
+
+    Args:
+        weights: the folder, or a graph in it.
+        wanted: the setting ``graph``.
+
+    Attributes:
+        path: of the folder.
+        graph: the file to load.
+
+    Raises:
+        EngineLoadError: there is no graph, or it cannot be told which; trying again cannot help.
+    """
+
+    def __init__(self, weights: Path | None, wanted: str | None) -> None:
+        if weights is None:
+            msg = "The model has no source: the onnx backend needs a folder with a graph, or weights to make one of."
+            raise EngineLoadError(msg, permanent=True)
+        if not weights.exists():
+            msg = f"{weights} does not exist."
+            raise EngineLoadError(msg, permanent=True)
+        self.path = weights if weights.is_dir() else weights.parent
+        self.graph = find_graph(weights, wanted)
+        self._documents = read_documents(self.graph, self.path)
+
+    @cached_property
+    def config(self) -> PreTrainedConfig | None:
+        """What config.json says; None if there is none, as in some folders of onnxruntime-genai's layout."""
+        return self._read(AutoConfig) if (self.path / "config.json").is_file() else None
+
+    @property
+    def likely_kind(self) -> Kind:
+        """What the model is, as far as can be known before its graph is opened."""
+        return "decoder" if self.config is None else kind_of(self.config)
+
+    @property
+    def most_tokens(self) -> int | None:
+        """How many tokens the model has positions for; None: not said."""
+        told = (table.get(name) for name in _LIMITS for table in self._documents)
+        return min((limit for limit in told if isinstance(limit, int) and limit > 0), default=None)
+
+    @property
+    def weights_bytes(self) -> int:
+        """Size of the graph and of the weights beside it: an estimate of what they take in memory."""
+        files = {file for pattern in _WEIGHTS for file in self.graph.parent.glob(pattern)}
+        others = {file for file in files if file.suffix == ".onnx" and file != self.graph}
+        named = {file for file in files - others if file == self.graph or file.name.startswith(self.graph.stem)}
+        return sum(file.stat().st_size for file in named)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Read the tokenizer."""
+        return self._read(AutoTokenizer)
+
+    def ends(self, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+        """Return the tokens that end an answer."""
+        if self.config is not None:
+            return end_tokens(ends_in(self.path, self.config), tokenizer)
+        told = next((table["eos_token_id"] for table in self._documents if "eos_token_id" in table), None)
+        return end_tokens(told, tokenizer)
+
+    def _read(self, auto: Any) -> Any:
+        try:
+            return auto.from_pretrained(self.path, local_files_only=True)
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+            msg = f"{self.path} cannot be loaded: {reason}."
+            raise EngineLoadError(msg, permanent=not isinstance(error, MemoryError)) from error
