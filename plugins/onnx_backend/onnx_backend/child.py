@@ -40,6 +40,7 @@ def run(
                         kept.write(line)
                         kept.flush()
                     hear(line.decode(errors="replace").rstrip())
+                process.wait()  # before its input is closed: that would end it
             except BaseException:
                 process.kill()
                 raise

@@ -68,6 +68,15 @@ def test_it_sees_this_package_alone(run, tmp_path):
         run("import neighbour")
 
 
+def test_it_may_take_its_time_to_end(run):
+    """Also after the last that it tells."""
+    main = (
+        "from onnx_backend.exporting.progress import end_with_parent; import time\n"
+        "    end_with_parent(); Progress().tell('checking', 1.0); os.close(1); time.sleep(0.5)"
+    )
+    assert run(main) == [("checking", 1.0)]
+
+
 def test_arguments(run, tmp_path):
     """All that the export depends on."""
     ((told, _),) = run("Progress().tell(' '.join(arguments))")

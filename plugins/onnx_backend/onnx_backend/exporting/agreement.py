@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +61,11 @@ def check_decoder(source: Path, graph: Path, progress: Progress) -> Agreement:
     """Compare greedy tokens of the model in ``source`` with those that ``graph`` chooses after the very same tokens."""
     texts = _source_texts(source, progress)
     session = open_graph(graph)
+    head_size = _head_size(graph.parent)
     agreed, firsts = 0, []
     for number, text in enumerate(texts):
         progress.tell("checking", (len(texts) + number) / (2 * len(texts)))
-        same = [ours == theirs for ours, theirs in zip(_choices(session, text), text.tokens, strict=True)]
+        same = [ours == theirs for ours, theirs in zip(_choices(session, head_size, text), text.tokens, strict=True)]
         agreed += sum(same)
         firsts.append(same.index(False) if False in same else len(same))
     progress.tell("checking", 1.0)
@@ -125,7 +127,7 @@ def open_graph(graph: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _choices(session: onnxruntime.InferenceSession, text: _Text) -> list[int]:
+def _choices(session: onnxruntime.InferenceSession, head_size: int, text: _Text) -> list[int]:
     """What the graph would choose after the prompt and each of the text's tokens."""
     inputs = {tensor.name: tensor for tensor in session.get_inputs()}
     past_names = [name for name in inputs if name.startswith("past")]
@@ -133,7 +135,7 @@ def _choices(session: onnxruntime.InferenceSession, text: _Text) -> list[int]:
         msg = f"its graph needs {', '.join(unknown)}, which the onnx backend does not serve"
         raise ExportError(msg)
     outputs = ["logits", *(name.replace("past_key_values", "present") for name in past_names)]
-    past = {name: _empty(inputs[name]) for name in past_names}
+    past = {name: _empty(inputs[name], head_size) for name in past_names}
     choices: list[int] = []
     length = 0
     for given in [text.prompt, *([token] for token in text.tokens[:-1])]:
@@ -149,6 +151,13 @@ def _choices(session: onnxruntime.InferenceSession, text: _Text) -> list[int]:
     return choices
 
 
-def _empty(tensor: Any) -> np.ndarray[Any, Any]:
+def _head_size(folder: Path) -> int:
+    """What the model builder leaves open in the graph; 0 where it is not the graph's maker."""
+    file = folder / "genai_config.json"
+    return int(json.loads(file.read_text(encoding="utf-8"))["model"]["decoder"]["head_size"]) if file.exists() else 0
+
+
+def _empty(tensor: Any, head_size: int) -> np.ndarray[Any, Any]:
     _, heads, _, size = tensor.shape
-    return np.zeros((1, heads, 0, size), np.float16 if tensor.type == "tensor(float16)" else np.float32)
+    kind = np.float16 if tensor.type == "tensor(float16)" else np.float32
+    return np.zeros((1, heads, 0, size if isinstance(size, int) else head_size), kind)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from onnx_backend.exporting.progress import ExportError, Progress
 
-__all__ = ["export_decoder"]
+__all__ = ["UnknownDecoderError", "export_decoder"]
 
 _PRECISIONS = {
     ("cpu", "none"): "fp32",
@@ -21,6 +21,10 @@ _PRECISIONS = {
     ("cuda", "int4"): "int4",
 }
 _UNKNOWN = "is not currently supported"
+
+
+class UnknownDecoderError(ExportError):
+    """The builder does not know the model's architecture."""
 
 
 def export_decoder(
@@ -39,7 +43,8 @@ def export_decoder(
         progress: told how it goes.
 
     Raises:
-        ExportError: the builder does not know the model, or failed.
+        UnknownDecoderError: the builder does not know the model.
+        ExportError: it failed.
     """
     options = ["prune_lm_head=true", "include_hidden_states=true"]
     if quantization != "none":
@@ -64,9 +69,6 @@ def export_decoder(
                 elif line.startswith("Saving ONNX model"):
                     progress.tell("saving" if quantization == "none" else "quantising")
     if process.returncode != 0:
-        name = (config.get("architectures") or ["its architecture"])[0]
-        if _UNKNOWN in said:
-            msg = f"onnxruntime-genai's model builder does not know {name}: take a repository that has it as ONNX"
-        else:
-            msg = f"onnxruntime-genai's model builder failed on {name} ({said.rstrip('.')})"
-        raise ExportError(msg)
+        name = config["architectures"][0]
+        refusal = f"onnxruntime-genai's model builder failed on {name} ({said.rstrip('.')})"
+        raise UnknownDecoderError(refusal) if _UNKNOWN in said else ExportError(refusal)

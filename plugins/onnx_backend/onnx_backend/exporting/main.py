@@ -59,19 +59,10 @@ def _export(options: argparse.Namespace, place: Path, progress: Progress) -> Non
     graph = options.out / "model.onnx"
     if options.kind == "decoder":
         from onnx_backend.exporting.agreement import check_decoder  # noqa: PLC0415
-        from onnx_backend.exporting.decoder import export_decoder  # noqa: PLC0415
 
-        export_decoder(
-            source,
-            options.out,
-            quantization=options.quantization,
-            block_size=options.block_size,
-            target=options.target,
-            progress=progress,
-        )
+        exporter = _export_decoder(source, options, progress)
         copy_files(source, options.out)
         agreement = check_decoder(source, graph, progress)
-        exporter = "onnxruntime-genai"
     else:
         from onnx_backend.exporting.encoder import export_encoder  # noqa: PLC0415
         from onnx_backend.exporting.vectors import check_encoder  # noqa: PLC0415
@@ -93,3 +84,18 @@ def _export(options: argparse.Namespace, place: Path, progress: Progress) -> Non
     }
     shutil.rmtree(place, ignore_errors=True)
     (options.out / AGREEMENT).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _export_decoder(source: Path, options: argparse.Namespace, progress: Progress) -> str:
+    """Make the graph, and return the distribution that made it."""
+    from onnx_backend.exporting.decoder import UnknownDecoderError, export_decoder  # noqa: PLC0415
+
+    wanted = {name: getattr(options, name) for name in ("quantization", "block_size", "target")}
+    try:
+        export_decoder(source, options.out, **wanted, progress=progress)
+    except UnknownDecoderError:
+        from onnx_backend.exporting.traced import trace_decoder  # noqa: PLC0415
+
+        trace_decoder(source, options.out, **wanted, progress=progress)
+        return "transformers"
+    return "onnxruntime-genai"
