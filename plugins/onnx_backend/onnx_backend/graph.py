@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import mmap
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from core.api import EngineLoadError
 from onnx_backend.layout import Documents, read_documents
+from onnx_backend.operators import operators
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -32,7 +32,9 @@ _FORMATS: Mapping[str, np.dtype[np.floating]] = {
 _INT64 = "tensor(int64)"
 _HIDDEN = ("hidden_states", "last_hidden_state")
 _TOKENS, _MASK, _POSITIONS = "input_ids", "attention_mask", "position_ids"
-_GQA = b"\x22\x13GroupQueryAttention"  # how a node of an .onnx file names its operator: field 4, 19 bytes
+# Rounded to 8 bits before they are multiplied: each token by itself, or all tokens of a call by one scale.
+_ROUNDING = frozenset({"MatMulNBits", "QMoE"})
+_ROUNDING_TOGETHER = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul"})
 # What other inputs betray; the first that fits.
 _REASONS = (
     (r"encoder|cross", "it is one half of an encoder and a decoder"),
@@ -71,6 +73,8 @@ class DecoderGraph:
             returns a cache that has grown.
         takes_mask, takes_positions: it has the inputs ``attention_mask``, ``position_ids``.
         constants: further inputs, and what each is always given.
+        rounds: it may round to 8 bits what it multiplies, so results depend a little on how many tokens a call has.
+        mixes_rows: what it rounds to depends on all rows of a call.
     """
 
     session: onnxruntime.InferenceSession
@@ -88,6 +92,20 @@ class DecoderGraph:
     takes_mask: bool
     takes_positions: bool
     constants: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    rounds: bool = False
+    mixes_rows: bool = False
+
+    def whole(self, tokens: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
+        """Return the inputs of a call that computes a text from its beginning, with nothing kept before."""
+        feed: dict[str, npt.NDArray[Any]] = {_TOKENS: np.array([tokens], np.int64), **self.constants}
+        if self.takes_mask:
+            feed[_MASK] = np.ones((1, len(tokens)), np.int64)
+        if self.takes_positions:
+            feed[_POSITIONS] = np.arange(len(tokens), dtype=np.int64)[None]
+        for layer in self.layers:
+            feed[layer.past_key] = np.empty((1, layer.heads, 0, layer.key_size), self.cache_format)
+            feed[layer.past_value] = np.empty((1, layer.heads, 0, layer.value_size), self.cache_format)
+        return feed
 
 
 def read_decoder(
@@ -122,6 +140,7 @@ class _Reader:
         cache = [name for layer in layers for name in (layer.past_key, layer.past_value)]
         self._check_inputs({_TOKENS, _MASK, _POSITIONS, *constants, *cache})
         logits = self._output("logits")
+        used = operators(self._file)
         hidden = next((self._outputs[name] for name in _HIDDEN if name in self._outputs), None)
         return DecoderGraph(
             session=self._session,
@@ -135,10 +154,12 @@ class _Reader:
             last_logits_only=logits.shape[1] == 1 or "num_logits_to_keep" in constants,
             hidden=None if hidden is None else hidden.name,
             hidden_format=None if hidden is None else self._format([hidden]),
-            shares_buffer=_holds(self._file, _GQA),
+            shares_buffer="GroupQueryAttention" in used,
             takes_mask=_MASK in self._inputs,
             takes_positions=_POSITIONS in self._inputs,
             constants=constants,
+            rounds=not used.isdisjoint(_ROUNDING | _ROUNDING_TOGETHER),
+            mixes_rows=not used.isdisjoint(_ROUNDING_TOGETHER),
         )
 
     def _read_layers(self) -> tuple[LayerTensors, ...]:
@@ -236,11 +257,6 @@ class _Reader:
     def _told(self, *names: str) -> int | None:
         values = (table.get(name) for name in names for table in self._documents)
         return next((value for value in values if isinstance(value, int) and value > 0), None)
-
-
-def _holds(file: Path, what: bytes) -> bool:
-    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(what) >= 0
 
 
 def _refused(file: Path, reason: str) -> EngineLoadError:
