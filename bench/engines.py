@@ -152,7 +152,8 @@ def http_side(name: str, port: int, model: str, root: psutil.Process, load_s: fl
 def own(backend: str, folder: Path, settings: str, stack: contextlib.ExitStack, *, weights: Path | None = None) -> Side:
     """Start the gateway with one backend, on the demo model or on weights that are named."""
     port = free_port()
-    source = "" if weights is None else f"source = '{weights.resolve()}'"
+    # The builder's graphs give no hidden states unless told to, so nothing is embedded.
+    source = "" if weights is None else f"source = '{weights.resolve()}'\ntasks = ['chat', 'completion']"
     config = f"""
 [plugins]
 allow = ["{backend}"]
