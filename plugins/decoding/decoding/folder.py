@@ -1,8 +1,9 @@
-"""What else the files of a model and of its operator say: which tokens end an answer, which template is used."""
+"""What else the files of a model and of its operator say (end tokens, chat template), and where more of them may lie."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,13 @@ from core.api import EngineLoadError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-__all__ = ["end_tokens", "ends_in", "read_template"]
+__all__ = ["default_cache_dir", "end_tokens", "ends_in", "read_template"]
+
+
+def default_cache_dir(backend: str) -> Path:
+    """Return the folder for what a backend makes of its models: in ``ai-gateway`` in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "ai-gateway" / backend
 
 
 def ends_in(folder: Path, config: PreTrainedConfig) -> int | list[int] | None:

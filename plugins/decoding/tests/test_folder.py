@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from decoding.folder import end_tokens, ends_in, read_template
+from decoding.folder import default_cache_dir, end_tokens, ends_in, read_template
 from decoding.testing import byte_level
 from transformers import AutoConfig
 
@@ -59,3 +59,11 @@ def test_a_template_that_cannot_be_read_is_told(tmp_path, content):
     with pytest.raises(EngineLoadError, match=r"chat_template = .*own\.jinja") as caught:
         read_template(file)
     assert caught.value.permanent
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_dir("torch") == tmp_path / "ai-gateway" / "torch"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache_dir("onnx") == tmp_path / ".cache" / "ai-gateway" / "onnx"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from decoding.cpus import default_threads
-from decoding.folder import read_template
+from decoding.folder import default_cache_dir, read_template
 from decoding.loaded import TASKS, LoadedModel
 from decoding.memory import check_weights
 from decoding.scheduler import Limits
@@ -42,11 +44,21 @@ def load_model(context: EngineContext, settings: OnnxSettings) -> LoadedModel:
         settings=settings,
         choice=choose_device(settings.device, found, kind=folder.likely_kind),
         threads=settings.threads or default_threads(),
-        cache_dir=context.scratch,
+        cache_dir=_cache_dir(settings),
     )
     check_weights(folder.weights_bytes, free_device_bytes(wanted.choice), remedy='set quantization = "int4"')
     template = ChatTemplate(folder.tokenizer(), read_template(settings.chat_template))
     return _loaded(wanted, template, _load(wanted))
+
+
+def _cache_dir(settings: OnnxSettings) -> Path:
+    folder = settings.cache_dir or default_cache_dir("onnx")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"cache_dir = '{folder}' cannot be made: {error.strerror}."
+        raise EngineLoadError(msg, permanent=True) from error
+    return folder
 
 
 def _load(wanted: Wanted) -> Parts:

@@ -62,6 +62,11 @@ class OnnxSettings(BackendSettings):
         description="how an embedding is made of its tokens' vectors; "
         "auto: as the model's files say (modules.json), otherwise the mean",
     )
+    cache_dir: Path | None = Field(
+        None,
+        description="folder for what TensorRT and CoreML compile of a graph; "
+        "unset: ai-gateway/onnx in $XDG_CACHE_HOME, or in ~/.cache",
+    )
     quantization: Quantization = Field(
         "auto",
         description="of the weights when a model is exported: none, int8 or int4; "

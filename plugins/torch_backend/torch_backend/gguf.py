@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import torch
 import transformers
+from decoding.folder import default_cache_dir
 from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from core.api import EngineLoadError
 from torch_backend.device import Dtype
 
-__all__ = ["converted", "default_cache_dir", "is_gguf"]
+__all__ = ["converted", "is_gguf"]
 
 _MAGIC = b"GGUF"
 
@@ -25,12 +25,6 @@ def is_gguf(file: Path) -> bool:
     """Whether a file says that it is one."""
     with file.open("rb") as opened:
         return opened.read(len(_MAGIC)) == _MAGIC
-
-
-def default_cache_dir() -> Path:
-    """``ai-gateway/torch`` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "ai-gateway" / "torch"
 
 
 def converted(file: Path, dtype: Dtype, cache_dir: Path | None) -> Path:
@@ -45,7 +39,7 @@ def converted(file: Path, dtype: Dtype, cache_dir: Path | None) -> Path:
     file = file.resolve()
     state = file.stat()
     told = f"{file}|{state.st_size}|{state.st_mtime_ns}|{dtype}|{transformers.__version__}"
-    root = cache_dir or default_cache_dir()
+    root = cache_dir or default_cache_dir("torch")
     folder = root / f"{file.stem}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
     if folder.is_dir():
         return folder
