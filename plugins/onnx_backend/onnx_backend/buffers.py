@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Buffers", "DeviceBuffers", "HostBuffers", "Kept", "allocate", "kept_by"]
 
-# One node, `y = Identity(x)`, on bytes: how a device is asked to copy without any other library for it. Made with
-# onnx.helper.make_model (opset 13, ir_version 8) and serialised; tests/test_buffers.py makes it again and compares.
+# What a device is asked to do without any other library for it, a graph of one node each: `y = Identity(x)` on bytes,
+# and `y = ConstantOfShape(n)`, which is n bytes of zeros. Made with onnx.helper.make_model (opset 13, ir_version 8) and
+# serialised; tests/test_buffers.py makes them again and compares.
 COPY_GRAPH = (
     b'\x08\x08:<\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x04copy'
     b"Z\x10\n\x01x\x12\x0b\n\t\x08\x02\x12\x05\n\x03\x12\x01nb\x10\n\x01y\x12\x0b\n\t\x08\x02\x12\x05\n\x03\x12\x01n"
     b"B\x04\n\x00\x10\r"
+)
+ZEROS_GRAPH = (
+    b'\x08\x08:Z\n.\n\x01n\x12\x01y"\x0fConstantOfShape*\x15\n\x05val'
+    b"ue*\t\x08\x01\x10\x02*\x01\x00B\x00\xa0\x01\x04\x12\x05zerosZ\x0f\n\x01n\x12\n\n\x08\x08\x07\x12\x04"
+    b"\n\x02\x08\x01b\x10\n\x01y\x12\x0b\n\t\x08\x02\x12\x05\n\x03\x12\x01nB\x04\n\x00\x10\r"
 )
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -116,7 +122,7 @@ class HostBuffers:
 class DeviceBuffers:
     """Buffers on a device; ONNX Runtime itself copies whole rows of them there.
 
-    A row more than asked for is the place where one waits while two are exchanged; another is of zeros.
+    Of the largest buffer there are two rows more: the place where one waits while two are exchanged, and one of zeros.
     """
 
     def __init__(
@@ -130,22 +136,17 @@ class DeviceBuffers:
         device_id: int,
     ) -> None:
         self._device = device, device_id
-        shapes = [(rows, one.heads, capacity, one.size) for one in kept]
-        self._buffers = [
-            ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, *self._device) for shape in shapes
-        ]
-        self._addresses: list[int] = [buffer.data_ptr() for buffer in self._buffers]
-        self._row_bytes = [dtype.itemsize * heads * capacity * size for _, heads, capacity, size in shapes]
-        longest = max(self._row_bytes)
-        self._spare = ort.OrtValue.ortvalue_from_shape_and_type([longest], np.uint8, *self._device)
-        self._zeros = ort.OrtValue.ortvalue_from_numpy(np.zeros(longest, np.uint8), *self._device)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        provider = (_PROVIDERS[device], {"device_id": str(device_id)} if device == "cuda" else {})
-        self._session = ort.InferenceSession(COPY_GRAPH, options, providers=[provider])
+        # ONNX Runtime's own OrtValues come from an arena that doubles; this one takes what is asked for.
+        where = {"device_id": str(device_id), "arena_extend_strategy": "kSameAsRequested"} if device == "cuda" else {}
+        provider = _PROVIDERS[device], where
+        self._maker = ort.InferenceSession(ZEROS_GRAPH, providers=[provider])
+        self._session = ort.InferenceSession(COPY_GRAPH, providers=[provider])
         self._binding = self._session.io_binding()
-        for row in range(rows):
-            self.clear(row)
+        self._row_bytes = [dtype.itemsize * one.heads * capacity * one.size for one in kept]
+        self._buffers = [self._make(rows * row_bytes) for row_bytes in self._row_bytes]
+        self._addresses: list[int] = [buffer.data_ptr() for buffer in self._buffers]
+        self._spare = self._make(max(self._row_bytes))
+        self._zeros = self._make(max(self._row_bytes))
 
     def address(self, buffer: int, row: int) -> int:
         """See `Buffers.address`."""
@@ -171,6 +172,14 @@ class DeviceBuffers:
         """See `Buffers.clear`."""
         for buffer in range(len(self._buffers)):
             self._move(buffer, self._zeros.data_ptr(), self.address(buffer, row))
+
+    def _make(self, count: int) -> ort.OrtValue:
+        """Return so many bytes of zeros."""
+        binding = self._maker.io_binding()
+        binding.bind_cpu_input("n", np.array([count], np.int64))
+        binding.bind_output("y", *self._device)
+        self._maker.run_with_iobinding(binding)
+        return binding.get_outputs()[0]
 
     def _move(self, buffer: int, source: int, target: int) -> None:
         """Copy a row's bytes; the run has ended on the device when it returns."""

@@ -115,8 +115,7 @@ class SharedBufferRunner:
         graph, binding = self._graph, self._binding(first, rows)
         # Bound anew in every step: shapes change, and on another device binding is what copies the input there.
         _bind(binding, "input_ids", self._tokens, (rows, new))
-        if graph.takes_mask:
-            _bind(binding, "attention_mask", self._mask, (rows, longest))
+        _bind(binding, "attention_mask", self._mask, (rows, longest))
         if graph.takes_positions:
             _bind(binding, "position_ids", self._positions, (rows, new))
         given = 1 if graph.last_logits_only else new

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ def make_decoder(
     folder: Path,
     *,
     dtype: type[np.floating] = np.float32,
-    last_logits_only: bool = True,
+    logits: Literal["last", "all", "asked"] = "last",
     hidden: bool = True,
     positions: bool = False,
     seed: int = 0,
@@ -38,7 +39,7 @@ def make_decoder(
     Args:
         folder: where to.
         dtype: number format of weights, cache and outputs: float32 or float16.
-        last_logits_only: it computes the logits of the last position alone.
+        logits: of which positions: the last, all, or as many of the last as the input ``num_logits_to_keep`` says.
         hidden: the last layer's vectors are an output too.
         positions: it takes ``position_ids``; otherwise attention itself counts them, by the mask.
         seed: of its weights.
@@ -49,12 +50,13 @@ def make_decoder(
     for layer in range(LAYERS):
         flow = graph.add_layer(layer, flow, positions=positions)
     states = graph.add_norm(flow, output="hidden_states")
-    if last_logits_only:
+    if logits == "last":
         states = graph.add("Gather", [states, graph.constant([-1])], axis=1)
+    elif logits == "asked":
+        beginning = graph.add("Neg", ["num_logits_to_keep"])
+        states = graph.add("Slice", [states, beginning, graph.constant([2**62]), graph.constant([1])])
     graph.add("MatMul", [states, graph.weight(_HIDDEN, VOCABULARY, scale=0.5)], output="logits")
-    return graph.save(
-        folder / "model.onnx", logits=1 if last_logits_only else "new", hidden=hidden, positions=positions
-    )
+    return graph.save(folder / "model.onnx", logits=logits, hidden=hidden, positions=positions)
 
 
 @dataclass
@@ -131,7 +133,7 @@ class _Graph:
         inner = self.add("Mul", [gate, self.add("MatMul", [normed, self.weight(_HIDDEN, _INNER)])])
         return self.add("Add", [flow, self.add("MatMul", [inner, self.weight(_INNER, _HIDDEN)])])
 
-    def save(self, file: Path, *, logits: int | str, hidden: bool, positions: bool) -> Path:
+    def save(self, file: Path, *, logits: str, hidden: bool, positions: bool) -> Path:
         def tensor(name: str, *shape: int | str, elements: int | None = None) -> onnx.ValueInfoProto:
             return helper.make_tensor_value_info(name, elements or self.format, shape)
 
@@ -139,7 +141,9 @@ class _Graph:
         inputs.append(tensor("attention_mask", "rows", "total", elements=TensorProto.INT64))
         if positions:
             inputs.append(tensor("position_ids", "rows", "new", elements=TensorProto.INT64))
-        outputs = [tensor("logits", "rows", logits, VOCABULARY)]
+        if logits == "asked":
+            inputs.append(tensor("num_logits_to_keep", 1, elements=TensorProto.INT64))
+        outputs = [tensor("logits", "rows", 1 if logits == "last" else logits, VOCABULARY)]
         if hidden:
             outputs.append(tensor("hidden_states", "rows", "new", _HIDDEN))
         for name in (f"{layer}.{half}" for layer in range(LAYERS) for half in ("key", "value")):

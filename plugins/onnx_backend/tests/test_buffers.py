@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from onnx_backend.buffers import COPY_GRAPH, Buffers, DeviceBuffers, HostBuffers, Kept
+from onnx_backend.buffers import COPY_GRAPH, ZEROS_GRAPH, Buffers, DeviceBuffers, HostBuffers, Kept
 
 ROWS, CAPACITY = 3, 8
 KEPT = (
@@ -87,13 +87,14 @@ def test_what_is_no_number_is_overwritten(make: Make) -> None:
     assert not any(row.any() for row in rows)
 
 
-def test_the_copying_graph() -> None:
-    """The bytes are those of the graph that they are said to be."""
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])],
-        "copy",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["n"])],
-        [helper.make_tensor_value_info("y", TensorProto.UINT8, ["n"])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    assert model.SerializeToString(deterministic=True) == COPY_GRAPH
+def test_the_graphs() -> None:
+    """The bytes are those of the graphs that they are said to be."""
+    zero = helper.make_tensor("", TensorProto.UINT8, [1], [0])
+    bytes_in, bytes_out = (helper.make_tensor_value_info(name, TensorProto.UINT8, ["n"]) for name in "xy")
+    count = helper.make_tensor_value_info("n", TensorProto.INT64, [1])
+    copy = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "copy", [bytes_in], [bytes_out])
+    node = helper.make_node("ConstantOfShape", ["n"], ["y"], value=zero)
+    zeros = helper.make_graph([node], "zeros", [count], [bytes_out])
+    for graph, content in ((copy, COPY_GRAPH), (zeros, ZEROS_GRAPH)):
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        assert model.SerializeToString(deterministic=True) == content

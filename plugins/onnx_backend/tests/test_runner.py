@@ -17,7 +17,7 @@ from onnx_backend import runner as runner_module
 from onnx_backend.buffers import DeviceBuffers, HostBuffers, kept_by
 from onnx_backend.graph import DecoderGraph, read_decoder
 from onnx_backend.runner import SharedBufferRunner
-from onnx_backend.testing import CAPACITY, LAYERS, VOCABULARY, make_decoder
+from onnx_backend.testing import CAPACITY, HEADS, LAYERS, SIZE, VOCABULARY, make_decoder
 
 from core.api import RequestError
 
@@ -27,9 +27,10 @@ NEW = 12
 PROMPTS = [[(number * 37 + slot * 11 + 5) % VOCABULARY for number in range(3 + 9 * slot)] for slot in range(SLOTS)]
 KINDS: dict[str, dict[str, Any]] = {
     "pruned": {},
-    "whole": {"last_logits_only": False},
+    "whole": {"logits": "all"},
+    "asked": {"logits": "asked"},
     "positions": {"positions": True},
-    "bare": {"hidden": False, "positions": True, "last_logits_only": False},
+    "bare": {"hidden": False, "positions": True, "logits": "all"},
     "float16": {"dtype": np.float16},
 }
 
@@ -78,6 +79,7 @@ class Plain:
         given = {"input_ids": np.array([tokens], np.int64), "attention_mask": np.ones((1, end), np.int64)}
         if self.graph.takes_positions:
             given["position_ids"] = np.arange(self.length, end)[None]
+        given |= self.graph.constants
         names = [kept.present for kept in kept_by(self.graph)]
         logits, *grown = self.graph.session.run([self.graph.logits, *names], given | self.cache)
         self.cache = dict(zip(self.cache, grown, strict=True))
@@ -308,10 +310,7 @@ def test_embeddings(graph: DecoderGraph, way: Any, expected: Callable[[np.ndarra
     together = runner.embed(PROMPTS)
 
     for given_tokens, vector in zip(PROMPTS, together, strict=True):
-        feed = {"input_ids": np.array([given_tokens]), "attention_mask": np.ones((1, len(given_tokens)), np.int64)}
-        if graph.takes_positions:
-            feed["position_ids"] = np.arange(len(given_tokens))[None]
-        states = graph.session.run([graph.hidden], feed | Plain(graph).cache)[0][0].astype(np.float32)
+        states = graph.session.run([graph.hidden], graph.whole(given_tokens))[0][0].astype(np.float32)
         assert np.allclose(vector, expected(states), atol=1e-5)
     assert together.dtype == np.float32
     assert np.array_equal(np.concatenate([runner.embed([tokens]) for tokens in PROMPTS]), together)
@@ -335,7 +334,8 @@ def memories(runner: SharedBufferRunner, slot: int) -> list[np.ndarray]:
     if isinstance(held, HostBuffers):
         return [array[row] for array in held.arrays]
     assert isinstance(held, DeviceBuffers)
-    return [buffer.numpy()[row] for buffer in held._buffers]
+    shape = runner.slots, HEADS, CONTEXT, SIZE
+    return [buffer.numpy().view(runner._graph.cache_format).reshape(shape)[row] for buffer in held._buffers]
 
 
 def poison(runner: SharedBufferRunner, slot: int) -> None:
