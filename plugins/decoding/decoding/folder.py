@@ -1,4 +1,4 @@
-"""What else the files of a model and of its operator say (end tokens, chat template), and where more of them may lie."""
+"""What the files of a model and of its operator say (end tokens, chat template), and where more of them may lie."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from decoding.folder import default_cache_dir, end_tokens, ends_in, read_template

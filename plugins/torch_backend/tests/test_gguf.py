@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch_backend import gguf
-from torch_backend.gguf import converted, default_cache_dir
+from torch_backend.gguf import converted
 from torch_backend.sources import find_folder
 
 from core.api import EngineLoadError
@@ -86,12 +86,3 @@ def test_which_file(file: Path, calls: list[Path], tmp_path: Path) -> None:
     (tmp_path / "n.gguf").write_bytes(file.read_bytes())
     with pytest.raises(EngineLoadError, match="several GGUF files"):
         find_folder(tmp_path, "bfloat16", tmp_path / "c")
-
-
-def test_where_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the user's cache folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
-    assert default_cache_dir() == Path("/elsewhere/ai-gateway/torch")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert default_cache_dir() == Path("/home/someone/.cache/ai-gateway/torch")
