@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DecoderGraph", "LayerTensors", "read_decoder"]
 
-# past_key_values.0.key, past.0.key, past_key_0: the layer's number and which half; of outputs `present` for `past`.
+# past_key_values.0.key, past_key_0, input.past_key_values.layers.0.keys: the layer's number, and which half of it.
 _CACHE = re.compile(
-    r"(?P<side>past|present)(?:_key_values)?[._](?:(?P<n>\d+)[._](?P<half>key|value)|(?P<half2>key|value)[._](?P<n2>\d+))"
+    r"(?:past|present|(?:input|output)\.past)(?:_key_values)?[._](?:layers\.)?"
+    r"(?:(?P<number>\d+)[._](?P<half>key|value)s?|(?P<half_first>key|value)s?[._](?P<number_last>\d+))"
 )
 _CACHE_RANK = 4
 _FORMATS: Mapping[str, np.dtype[np.floating]] = {
@@ -194,9 +195,9 @@ class _Reader:
                     shape = re.compile(re.escape(pattern).replace("%d", r"(\d+)"))
                     found |= {(int(match[1]), half): name for name in names if (match := shape.fullmatch(name))}
         for name in names:
-            match = _CACHE.fullmatch(name)
-            if match is not None and match["side"] == side:
-                found.setdefault((int(match["n"] or match["n2"]), match["half"] or match["half2"]), name)
+            if (match := _CACHE.fullmatch(name)) is not None:
+                place = int(match["number"] or match["number_last"]), match["half"] or match["half_first"]
+                found.setdefault(place, name)
         return found
 
     def _cache_input(self, name: str) -> Any:
@@ -207,7 +208,7 @@ class _Reader:
 
     def _head_size(self, name: str) -> int:
         tensor = self._cache_input(name)
-        if not isinstance(tensor.shape[-1], int) and self._told("head_size", "head_dim") is None:
+        if _fixed(tensor.shape[-1]) is None and self._told("head_size", "head_dim") is None:
             hidden, heads = self._told("hidden_size", "n_embd"), self._told("num_attention_heads", "n_head")
             if hidden and heads:
                 return hidden // heads
@@ -246,7 +247,7 @@ class _Reader:
         return _FORMATS[types.pop()]
 
     def _size(self, tensor: Any, axis: int, *names: str) -> int:
-        size = tensor.shape[axis] if isinstance(tensor.shape[axis], int) else self._told(*names)
+        size = _fixed(tensor.shape[axis]) or self._told(*names)
         if size is None:
             raise _refused(
                 self._file,
@@ -257,6 +258,13 @@ class _Reader:
     def _told(self, *names: str) -> int | None:
         values = (table.get(name) for name in names for table in self._documents)
         return next((value for value in values if isinstance(value, int) and value > 0), None)
+
+
+def _fixed(size: int | str | None) -> int | None:
+    """A dimension, if the graph fixes it; some exporters write it as a name."""
+    if isinstance(size, str):
+        return int(size) if size.isdecimal() else None
+    return size
 
 
 def _refused(file: Path, reason: str) -> EngineLoadError:

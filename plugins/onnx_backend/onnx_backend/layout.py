@@ -19,8 +19,8 @@ __all__ = ["Documents", "find_graph", "graph_kind", "is_past", "read_documents"]
 
 Documents = Sequence[dict[str, Any]]
 
-# What optimum calls the one file that stands for a model; the others of a folder are variants and parts of it.
-_USUAL = ("model.onnx", "decoder_model_merged.onnx", "onnx/model.onnx", "onnx/decoder_model_merged.onnx")
+# What optimum and transformers.exporters call the one file that stands for a model, beside variants and parts of it.
+_USUAL = ("model.onnx", "decoder_model_merged.onnx", "onnx/model.onnx", "onnx/decoder_model_merged.onnx", "decode.onnx")
 _GENAI = "genai_config.json"
 _NAMED_AT_MOST = 12
 _VECTORS_RANK = 3
@@ -110,7 +110,7 @@ def graph_kind(session: onnxruntime.InferenceSession, graph_file: Path, config: 
 
 def is_past(name: str) -> bool:
     """Tell whether an input is what a decoder kept of earlier tokens."""
-    return name.startswith("past")
+    return name.startswith(("past", "input.past"))
 
 
 def _inside(folder: Path, name: str, called: str) -> Path:
