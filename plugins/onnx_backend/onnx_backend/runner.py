@@ -119,13 +119,14 @@ class SharedBufferRunner:
         if graph.takes_positions:
             _bind(binding, "position_ids", self._positions, (rows, new))
         given = 1 if graph.last_logits_only else new
+        numbers = rows * given * self.vocab_size
+        if self._logits.size < numbers:
+            self._logits = np.empty(numbers, graph.logits_format)
         shape = rows, given, self.vocab_size
-        if self._logits.size < rows * given * self.vocab_size:
-            self._logits = np.empty(rows * given * self.vocab_size, graph.logits_format)
         binding.bind_output(graph.logits, *_HOST, graph.logits_format, shape, self._logits.ctypes.data)
         binding.synchronize_inputs()
         graph.session.run_with_iobinding(binding)
-        return self._logits[: rows * given * self.vocab_size].reshape(shape)[:, -1]
+        return self._logits[:numbers].reshape(shape)[:, -1]
 
     def _binding(self, first: int, rows: int) -> ort.IOBinding:
         binding = self._bindings.get((first, rows))

@@ -202,6 +202,18 @@ def test_copied_prefix(graph: DecoderGraph, buffers: type) -> None:
     assert run(runner, 1, other, start=len(other) - 1) == plain_answer(graph, other)
 
 
+def test_a_copy_moves_with_its_slot(graph: DecoderGraph, buffers: type) -> None:
+    """What was copied into a slot is exchanged in full, also where nobody computed anything in it since."""
+    runner = make_runner(graph)
+    prompt = PROMPTS[3]
+    runner.prefill(0, prompt, 0)
+    runner.copy_slot(0, 2, 25)
+    runner.clear_slot(0)
+    plain = Plain(graph)
+    plain.add(prompt[:25])
+    assert np.allclose(runner.decode([2], [7], [25])[0], plain.add([7]), atol=1e-2)
+
+
 def test_to_the_last_position(graph: DecoderGraph) -> None:
     """A row is as long as was said, beside a short one; a token more is refused, and no memory is written for it."""
     runner = make_runner(graph, slots=2)
@@ -215,8 +227,8 @@ def test_to_the_last_position(graph: DecoderGraph) -> None:
         assert np.allclose(logits, [plain.add([3]), short.add([4])], atol=1e-2)
     with pytest.raises(ValueError):
         runner.decode([0, 1], [3, 4], [CONTEXT, 4])
-    with pytest.raises(ValueError):
-        runner.prefill(0, long, 3)
+    with pytest.raises(ValueError, match="do not fit"):
+        runner.prefill(0, [1] * 5, CONTEXT - 1)
     assert np.allclose(runner.decode([1], [7], [4])[0], short.add([7]), atol=1e-2)
 
 
