@@ -40,8 +40,8 @@ class Source:
         """Something else whenever the files are other ones; from their names, sizes and times alone."""
         files = [self.path]
         if self.path.is_dir():
-            files = sorted(one for one in self.path.iterdir() if one.suffix in _READ_BY_EXPORT)
-        states = ((file.name, file.stat()) for file in files)
+            files = sorted(one for one in self.path.rglob("*") if one.suffix in _READ_BY_EXPORT)
+        states = ((file.as_posix(), file.stat()) for file in files)
         return "|".join([str(self.path.resolve()), *(f"{name}:{of.st_size}:{of.st_mtime_ns}" for name, of in states)])
 
 

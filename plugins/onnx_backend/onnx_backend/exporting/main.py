@@ -68,7 +68,7 @@ def _export(options: argparse.Namespace, place: Path, progress: Progress) -> Non
         from onnx_backend.exporting.vectors import check_encoder  # noqa: PLC0415
 
         progress.tell("exporting")
-        export_encoder(source, options.out, options.quantization)
+        export_encoder(source, options.out, options.quantization, options.block_size)
         copy_files(source, options.out)
         agreement = check_encoder(source, graph, options.kind, progress)
         exporter = "torch"

@@ -56,7 +56,11 @@ def trace_decoder(
         accuracy_level=_ACCURACY if target == "cpu" else None,
     )
     quantizer.process()
-    onnx.save_model(quantizer.model.model, graph, save_as_external_data=True, location="model.onnx.data")
+    quantised: onnx.ModelProto = quantizer.model.model
+    if not any(node.op_type == "MatMulNBits" for node in quantised.graph.node):
+        msg = 'its graph has no matrices that could be quantised: set quantization = "none"'
+        raise ExportError(msg)
+    onnx.save_model(quantised, graph, save_as_external_data=True, location="model.onnx.data")
 
 
 def _trace(model: Any) -> onnx_ir.Model:
