@@ -33,7 +33,7 @@ def operators(file: Path) -> frozenset[str]:
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         try:
             return frozenset(_named(content, "model", 0, len(content)))
-        except (IndexError, UnicodeDecodeError) as error:
+        except (IndexError, KeyError, UnicodeDecodeError) as error:
             msg = f"{file} is no .onnx file."
             raise ValueError(msg) from error
 
@@ -53,7 +53,9 @@ def _named(content: mmap.mmap, message: _Message, begin: int, end: int) -> Itera
                 yield from _named(content, inner, at, at + length)
             at += length
         else:
-            at += _FIXED_BYTES.get(wire, end)
+            at += _FIXED_BYTES[wire]
+    if at != end:
+        raise IndexError
 
 
 def _varint(content: mmap.mmap, at: int) -> tuple[int, int]:
