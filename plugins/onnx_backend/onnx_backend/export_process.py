@@ -28,6 +28,8 @@ _VARIABLES = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TQDM_DISABLE": "1",
+    # Threads of torch that spin while they wait made a check of a minute last a quarter of an hour on a busy machine.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 

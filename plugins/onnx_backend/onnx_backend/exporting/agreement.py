@@ -19,7 +19,7 @@ from onnx_backend.exporting.source_model import affordable_dtype, parameters_of
 
 __all__ = ["Agreement", "check_decoder", "open_graph"]
 
-_TOKENS = 48
+_TOKENS = 32
 _LEDGER = "\n".join(f"{day}. On day {day} the mill ground {day * 37 % 91} sacks of wheat." for day in range(1, 36))
 # The last is of several hundred tokens: positions that an export computes wrongly do no harm at the beginning.
 _PROMPTS = (
