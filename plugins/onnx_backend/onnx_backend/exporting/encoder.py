@@ -9,7 +9,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnx_ir
 import torch
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
@@ -40,11 +39,8 @@ def export_encoder(source: Path, out: Path, quantization: str, block_size: int =
     Raises:
         ExportError: torch cannot trace it.
     """
-    graph = out / "model.onnx"
     program = _trace(source)
-    if quantization == "none":
-        onnx_ir.save(program, graph, external_data="model.onnx.data")
-    else:
+    if quantization != "none":
         quantizer = MatMulNBitsQuantizer(
             onnx_ir.to_proto(program),
             bits=_BITS[quantization],
@@ -53,7 +49,8 @@ def export_encoder(source: Path, out: Path, quantization: str, block_size: int =
             accuracy_level=_ACCURACY,
         )
         quantizer.process()
-        onnx.save_model(quantizer.model.model, graph, save_as_external_data=True, location="model.onnx.data")
+        program = onnx_ir.from_proto(quantizer.model.model)
+    onnx_ir.save(program, out / "model.onnx", external_data="model.onnx.data")
     _copy_recipe(source, out)
 
 
@@ -87,13 +84,14 @@ def _trace(source: Path) -> onnx_ir.Model:
 
 def trace(model: torch.nn.Module, names: list[str], output: str) -> onnx_ir.Model:
     """Return the graph of a model that takes ``names``, with any number of texts and tokens."""
-    example = torch.ones(_TEXTS, _TOKENS, dtype=torch.long)
+    # Each its own: of two inputs that are one tensor, torch would leave out the second.
+    examples = tuple(torch.ones(_TEXTS, _TOKENS, dtype=torch.long) for _ in names)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of names that it gives to dimensions before it has seen that they are one
             program = torch.onnx.export(
                 _Reading(model, names),
-                (example,) * len(names),
+                examples,
                 dynamo=True,
                 input_names=names,
                 output_names=[output],
