@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections.abc import Sequence
+from typing import Any
+
+import msgspec
 
 from core.api import (
     ChatRequest,
@@ -17,11 +21,14 @@ from core.api import (
     Message,
     ResponseFormat,
     Sampling,
+    TextDelta,
     Tool,
+    ToolCallDelta,
     ToolChoice,
+    Usage,
 )
 
-__all__ = ["play", "random_requests"]
+__all__ = ["different_alone", "play", "random_requests", "said"]
 
 _WORDS = [
     "the",
@@ -121,3 +128,32 @@ def _sampling(draw: random.Random, vocab_size: int, max_tokens: int) -> Sampling
         stop=("e", "wizard") if draw.random() < 0.3 else (),  # noqa: PLR2004
         logprobs=draw.choice((None, None, 0, 3)),
     )
+
+
+def said(events: Sequence[EngineEvent]) -> dict[int, Any]:
+    """Return what each choice said: texts joined, calls without their random ids, and how it ended."""
+    kept = sorted((event for event in events if not isinstance(event, Usage)), key=_choice)
+    found = {}
+    for choice, group in itertools.groupby(kept, _choice):
+        own = list(group)
+        text = "".join(event.text for event in own if isinstance(event, TextDelta))
+        calls = [msgspec.structs.replace(event, id=None) for event in own if isinstance(event, ToolCallDelta)]
+        found[choice] = (text, calls, own[-1])
+    return found
+
+
+async def different_alone(
+    engine: Engine, requests: Sequence[EngineRequest], together: Sequence[Sequence[EngineEvent] | None]
+) -> list[tuple[EngineRequest, Any, Any]]:
+    """Ask every request that `play` finished once more, alone; return those that say something else then."""
+    different = []
+    for request, events in zip(requests, together, strict=True):
+        if events is not None:
+            alone = said([event async for event in engine.stream(request)])
+            if said(events) != alone:
+                different.append((request, said(events), alone))
+    return different
+
+
+def _choice(event: Any) -> int:
+    return int(event.choice)

@@ -114,7 +114,7 @@ class GrowingRunner:
 
     def copy_slot(self, source: int, target: int, length: int) -> None:
         """See `decoding.runner.Runner.copy_slot`."""
-        self._keep(target, [np.ascontiguousarray(tensor) for tensor in self._held(source, length)])
+        self._keep(target, self._copied(source, length))
 
     def clear_slot(self, slot: int) -> None:
         """See `decoding.runner.Runner.clear_slot`."""
@@ -144,6 +144,11 @@ class GrowingRunner:
         tensors = self._tensors(len(batch.slots), batch.width, batch.past)
         return [tensor[row : row + 1, :, begin : begin + length] for tensor in tensors]
 
+    def _copied(self, slot: int, length: int) -> list[_Array]:
+        """The same, to be kept: a batch's buffers are written to again, what lies outside of it never is."""
+        held = self._held(slot, length)
+        return [tensor.copy() if slot in self._batch.slots else np.ascontiguousarray(tensor) for tensor in held]
+
     def _keep(self, slot: int, tensors: list[_Array]) -> None:
         """Let a slot hold something else, outside of the batch."""
         self._kept[slot] = tensors
@@ -159,7 +164,7 @@ class GrowingRunner:
                 tensor[row, :, width - length :] = held[0]
         for left, length in zip(old.slots, old.lengths, strict=True):
             if left is not None and left not in slots:
-                self._kept[left] = [np.ascontiguousarray(tensor) for tensor in self._held(left, length)]
+                self._kept[left] = self._copied(left, length)
         for slot in slots:
             self._kept[slot] = self._empty
         self._batch = _Batch(slots=[*slots], lengths=[*lengths], width=width, past=old.next, next=old.past)

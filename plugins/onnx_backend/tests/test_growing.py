@@ -44,7 +44,7 @@ def make_runner(graph: DecoderGraph, *, together: bool = True) -> GrowingRunner:
     return GrowingRunner(graph, slots=SLOTS, context_tokens=CONTEXT, together=together)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=200)
 @given(data=st.data(), together=st.booleans())
 def test_any_schedule(graph: DecoderGraph, data: st.DataObject, *, together: bool) -> None:
     """Whatever is asked in whatever order, a slot's logits are those of its own tokens computed plainly."""
@@ -108,6 +108,21 @@ def test_nothing_is_copied_while_the_same_rows_go_on(graph: DecoderGraph) -> Non
             assert np.allclose(logits[row], plain(graph, held[slot]), atol=CLOSE)
     assert put_together == 1
     assert len(addresses) == 2
+
+
+def test_who_leaves_takes_its_tokens_along(graph: DecoderGraph) -> None:
+    """The longest row lies in the batch as it would alone; what leaves or is copied must not be overwritten there."""
+    runner = make_runner(graph)
+    for slot in (0, 1):
+        runner.prefill(slot, PROMPTS[3 - slot], 0)
+    lengths = [len(PROMPTS[3]), len(PROMPTS[2])]
+    runner.decode([0, 1], [7, 8], lengths)
+    runner.copy_slot(0, 2, lengths[0] + 1)
+    for step in range(1, 4):
+        runner.decode([1], [9], [lengths[1] + step])
+    logits = runner.decode([2, 0], [5, 6], [lengths[0] + 1] * 2)
+    assert np.allclose(logits[0], plain(graph, [*PROMPTS[3], 7, 5]), atol=CLOSE)
+    assert np.allclose(logits[1], plain(graph, [*PROMPTS[3], 7, 6]), atol=CLOSE)
 
 
 def test_a_poisoned_neighbour(graph: DecoderGraph) -> None:
