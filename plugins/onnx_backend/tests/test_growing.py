@@ -128,6 +128,7 @@ def test_who_leaves_takes_its_tokens_along(graph: DecoderGraph) -> None:
 def test_a_poisoned_neighbour(graph: DecoderGraph) -> None:
     """What is no number in one slot is in no other's result, and gone when the slot is cleared."""
     runner = make_runner(graph)
+    runner._batch.next = [np.full(4096, np.nan, np.float32) for _ in runner._batch.next]
     for slot in (0, 1):
         runner.prefill(slot, PROMPTS[slot], 0)
     runner._kept[0] = [np.full_like(tensor, np.nan) for tensor in runner._kept[0]]
