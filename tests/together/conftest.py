@@ -33,7 +33,7 @@ def backends() -> frozenset[str]:
 
 
 def configuration(interpreters: dict[str, Path]) -> str:
-    lines = ["[plugins]", f"allow = {sorted(SETTINGS)}", "[limits]", "max_waiting = 200"]
+    lines = ["[plugins]", f"allow = {sorted(SETTINGS)}", "[limits]", "max_waiting = 200", "keepalive_s = 300"]
     for backend, settings in SETTINGS.items():
         told = ", ".join(f'{key} = "{value}"' for key, value in settings.items())
         lines += [

@@ -32,7 +32,8 @@ def load_decoder(wanted: Wanted, opened: Opened) -> Parts:
         raise EngineLoadError(msg, permanent=True)
     context_tokens = min(spec.context_tokens, folder.most_tokens or UNBOUNDED)
     numbers = sum(layer.heads * (layer.key_size + layer.value_size) for layer in graph.layers)
-    token_bytes = numbers * graph.cache_format.itemsize
+    # A cache that grows is in memory twice while a step copies it.
+    token_bytes = numbers * graph.cache_format.itemsize * (1 if graph.shares_buffer else 2)
     slots = fitting_slots(
         slots=settings.slots,
         context_tokens=context_tokens,

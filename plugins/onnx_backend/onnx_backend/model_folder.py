@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelFolder"]
 
 _LIMITS = ("context_length", "max_position_embeddings", "n_positions", "seq_length")
+_COUNT_FROM_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "mpnet", "longformer"})
 _WEIGHTS = ("*.onnx", "*.onnx_data*", "*.onnx.data*", "*.data")
 
 
@@ -62,7 +63,10 @@ class ModelFolder:
     def most_tokens(self) -> int | None:
         """How many tokens the model has positions for; None: not said."""
         told = (table.get(name) for name in _LIMITS for table in self._documents)
-        return min((limit for limit in told if isinstance(limit, int) and limit > 0), default=None)
+        limit = min((limit for limit in told if isinstance(limit, int) and limit > 0), default=None)
+        if limit is not None and getattr(self.config, "model_type", None) in _COUNT_FROM_PADDING:
+            limit -= 1 + (getattr(self.config, "pad_token_id", None) or 0)
+        return limit
 
     @property
     def weights_bytes(self) -> int:
