@@ -160,7 +160,7 @@ def open_session(
 
 def _open(file: Path, choice: DeviceChoice, options: Any, cache_dir: Path) -> Opened:
     runtime = load_runtime()
-    if choice.kind == "cpu":  # whose kernel for the two together is slower than for each: 6 to 10 % of an encoder's time
+    if choice.kind == "cpu":  # its kernel for the two together is the slower one: 6 to 10 % of an encoder's time
         options.add_session_config_entry("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
     try:
         # Otherwise a provider's failure here, or in any run, would be told to nobody and tried again on the CPU.
