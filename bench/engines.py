@@ -91,16 +91,20 @@ def messages(topic: str) -> Messages:
     return [{"role": "user", "content": f"Write a long essay about {topic}."}]
 
 
+def salted(text: str) -> Messages:
+    """Return a conversation that no prefix cache knows: not every engine here has one."""
+    return [{"role": "user", "content": f"{time.time_ns() % 1_000_000}-{next(_salt)}: {text}"}]
+
+
 def short_conversations(count: int) -> list[Messages]:
-    """Return conversations of some 20 to 30 tokens, each one different."""
-    return [messages(TOPICS[i % 16] + " " * (i // 8)) for i in range(count)]
+    """Return conversations of some 50 tokens, each one different."""
+    return [salted(f"Write a long essay about {TOPICS[i % 16]}.") for i in range(count)]
 
 
 def long_conversations(count: int, tokens: int) -> list[Messages]:
-    """Return conversations of about so many tokens that no prefix cache knows."""
-    salts = [f"{time.time_ns()}-{next(_salt)}" for _ in range(count)]
+    """Return conversations of about so many tokens."""
     words = " ".join(f"item {number}," for number in range(tokens // 4))
-    return [[{"role": "user", "content": f"{salt} Summarise this list: {words}"}] for salt in salts]
+    return [salted(f"Summarise this list: {words}") for _ in range(count)]
 
 
 def body(model: str, said: list[dict[str, str]], tokens: int) -> bytes:

@@ -23,7 +23,7 @@ model = ORTModelForCausalLM.from_pretrained(folder, session_options=options)
 def generate(conversations: list[Messages], tokens: int) -> None:
     """Generate greedily."""
     texts = [tokenizer.apply_chat_template(one, add_generation_prompt=True, tokenize=False) for one in conversations]
-    batch = tokenizer(texts, return_tensors="pt", padding=True)
+    batch = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
     model.generate(**batch, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens)
 
 
