@@ -37,22 +37,24 @@ def load_model(context: EngineContext, settings: OnnxSettings) -> LoadedModel:
         EngineLoadError: it cannot be loaded; the message says why in a sentence.
     """
     folder = ModelFolder(context.weights, settings.graph)
-    found = find_devices(settings.device)
+    choice = choose_device(settings.device, find_devices(settings.device), kind=folder.likely_kind)
     wanted = Wanted(
         spec=context.model,
         folder=folder,
         settings=settings,
-        choice=choose_device(settings.device, found, kind=folder.likely_kind),
+        choice=choice,
         threads=settings.threads or default_threads(),
-        cache_dir=_cache_dir(settings),
+        cache_dir=_cache_dir(settings, choice),
     )
     check_weights(folder.weights_bytes, free_device_bytes(wanted.choice), remedy='set quantization = "int4"')
     template = ChatTemplate(folder.tokenizer(), read_template(settings.chat_template))
     return _loaded(wanted, template, _load(wanted))
 
 
-def _cache_dir(settings: OnnxSettings) -> Path:
+def _cache_dir(settings: OnnxSettings, choice: DeviceChoice) -> Path:
     folder = settings.cache_dir or default_cache_dir("onnx")
+    if choice.kind not in {"tensorrt", "coreml"}:  # nothing is compiled: it need not be writable
+        return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

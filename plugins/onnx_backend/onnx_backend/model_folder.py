@@ -20,7 +20,6 @@ __all__ = ["ModelFolder"]
 
 _LIMITS = ("context_length", "max_position_embeddings", "n_positions", "seq_length")
 _COUNT_FROM_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "mpnet", "longformer"})
-_WEIGHTS = ("*.onnx", "*.onnx_data*", "*.onnx.data*", "*.data")
 
 
 class ModelFolder:
@@ -70,11 +69,10 @@ class ModelFolder:
 
     @property
     def weights_bytes(self) -> int:
-        """Size of the graph and of the weights beside it: an estimate of what they take in memory."""
-        files = {file for pattern in _WEIGHTS for file in self.graph.parent.glob(pattern)}
-        others = {file for file in files if file.suffix == ".onnx" and file != self.graph}
-        named = {file for file in files - others if file == self.graph or file.name.startswith(self.graph.stem)}
-        return sum(file.stat().st_size for file in named)
+        """Size of the graph and of the weights named after it: an estimate of what they take in memory."""
+        # model.onnx, model.onnx_data_1, model.onnx.data, model.data; but not model_q4.onnx_data, which is another's.
+        names = (self.graph.name, f"{self.graph.stem}.data")
+        return sum(file.stat().st_size for file in self.graph.parent.iterdir() if file.name.startswith(names))
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Read the tokenizer."""

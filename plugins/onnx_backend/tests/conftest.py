@@ -1,17 +1,23 @@
-"""The demo model as graphs: exported once a machine, into the cache that the gateway keeps."""
+"""The demo model as graphs, exported once a machine into the cache that the gateway keeps; and how one is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from decoding.loaded import LoadedModel
+from onnx_backend.loading import load_model
 from onnx_backend.plugin import gateway_backends, gateway_models
+from onnx_backend.settings import OnnxSettings
 
+from core.api import EngineContext, ModelSpec
 from core.testing import weights_of
 
 Prepared = Callable[[str], Path]
+Load = Callable[..., LoadedModel]
 
 _FIRST_EXPORT_S = 900
 
@@ -43,3 +49,29 @@ def prepared() -> Prepared:
 def demo(prepared: Prepared) -> Path:
     """The demo model as it is served by default."""
     return prepared("int8")
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Callable[..., EngineContext]:
+    """What an engine is given to load a folder on one thread of the CPU, unless told otherwise."""
+
+    def context(
+        weights: Path | None, *, tasks: tuple[Any, ...] = ("chat", "completion"), context_tokens: int = 32, **given: Any
+    ) -> EngineContext:
+        settings = OnnxSettings(**{"threads": 1, "device": "cpu", "cache_dir": tmp_path / "cache"} | given)
+        model = ModelSpec(name="tiny", backend="onnx", tasks=tasks, context_tokens=context_tokens)
+        return EngineContext(model=model, weights=weights, settings=settings, scratch=tmp_path)
+
+    return context
+
+
+@pytest.fixture
+def load(context: Callable[..., EngineContext]) -> Load:
+    """Load a folder as an engine does."""
+
+    def load(weights: Path | None, **given: Any) -> LoadedModel:
+        asked = context(weights, **given)
+        assert isinstance(asked.settings, OnnxSettings)
+        return load_model(asked, asked.settings)
+
+    return load

@@ -1,0 +1,382 @@
+"""What is loaded, as what, and what is refused with which words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from decoding.loaded import LoadedModel
+from decoding.testing import byte_level
+from onnx_backend import decoder_loading, loading
+from onnx_backend.device import Found
+from onnx_backend.engine import OnnxEngine
+from onnx_backend.growing import GrowingRunner
+from onnx_backend.model_folder import ModelFolder
+from onnx_backend.receipt import AGREEMENT
+from onnx_backend.runner import SharedBufferRunner
+from onnx_backend.testing import VOCABULARY, make_decoder
+from onnx_backend.testing_growing import make_growing
+
+from core.api import CompletionRequest, EngineContext, EngineLoadError, Finished, Sampling, TextDelta, Usage
+
+Load = Callable[..., LoadedModel]
+
+TOKEN_BYTES = 2 * 2 * (16 + 16) * 4  # layers, heads, a key and a value, float32
+GROWING_TOKEN_BYTES = 2 * 2 * (8 + 8) * 4
+END = byte_level().convert_tokens_to_ids("<|im_end|>")
+
+
+def describe(folder: Path, **config: Any) -> Path:
+    """Put a tokenizer and a config.json beside a graph."""
+    byte_level().save_pretrained(folder)
+    told = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 64}
+    (folder / "config.json").write_text(json.dumps(told | {"eos_token_id": END} | config))
+    return folder
+
+
+def refused(load: Load, weights: Path | None, *, permanent: bool = True, **given: Any) -> str:
+    with pytest.raises(EngineLoadError) as caught:
+        load(weights, **given)
+    assert str(caught.value).endswith(".")
+    assert not str(caught.value).endswith("..")
+    assert "\n" not in str(caught.value)
+    assert caught.value.permanent is permanent
+    return str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A decoder with its cache in place."""
+    place = tmp_path / "tiny"
+    place.mkdir()
+    make_decoder(place)
+    return describe(place)
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Accelerators that this machine is said to have."""
+
+    def pretend(**told: Any) -> None:
+        monkeypatch.setattr(loading, "find_devices", lambda _: Found(build="onnxruntime 9.9", **told))
+
+    return pretend
+
+
+# --- what it becomes
+
+
+def test_info(folder: Path, load: Load) -> None:
+    """What an operator wants to know, and memory as it is."""
+    loaded = load(folder, slots=3)
+    info, details = loaded.info, loaded.info.details
+    assert (info.device_requested, info.device, info.device_reason) == ("cpu", "cpu", "")
+    assert (details["provider_requested"], details["provider"]) == ("CPUExecutionProvider",) * 2
+    assert (info.slots, details["slots_requested"], info.context_tokens) == (3, 3, 32)
+    assert (details["graph"], details["threads"]) == ("model.onnx", 1)
+    assert (details["kv_format"], details["kv_bytes_per_token"]) == ("float32", TOKEN_BYTES)
+    assert details["kv_bytes"] == 3 * 32 * TOKEN_BYTES
+    assert details["weights_bytes"] == (folder / "model.onnx").stat().st_size
+    assert info.memory_bytes == int(details["kv_bytes"]) + int(details["weights_bytes"])
+    assert (details["runner"], details["runner_reason"]) == ("SharedBufferRunner", "")
+    assert isinstance(loaded.runner, SharedBufferRunner)
+    assert (loaded.runner.slots, loaded.runner.context_tokens) == (3, 32)
+    assert loaded.runner is loaded.embedder
+    assert loaded.scorer is None
+    assert loaded.runner.vocab_size == VOCABULARY
+    assert loaded.vocabulary.size == len(byte_level())
+    assert loaded.vocabulary.eos == {END}
+    assert (loaded.limits.prefill_tokens, loaded.limits.prefill_tokens_alone) == (64, 256)
+    assert details["prefill_tokens"] == 64
+    assert not any(name.startswith("export_") for name in details)
+
+
+def test_a_cache_that_grows_is_there_twice(tmp_path: Path, load: Load) -> None:
+    """While a step copies it: so it counts twice in memory."""
+    make_growing(tmp_path)
+    loaded = load(describe(tmp_path), slots=2)
+    details = loaded.info.details
+    assert isinstance(loaded.runner, GrowingRunner)
+    assert "GroupQueryAttention" in str(details["runner_reason"])
+    assert details["kv_bytes_per_token"] == 2 * GROWING_TOKEN_BYTES
+    assert details["kv_bytes"] == 2 * 32 * 2 * GROWING_TOKEN_BYTES
+
+
+def test_prefill_tokens(folder: Path, load: Load) -> None:
+    """As set; a step for a prompt alone is never smaller."""
+    limits = load(folder, prefill_tokens=300).limits
+    assert (limits.prefill_tokens, limits.prefill_tokens_alone) == (300, 300)
+
+
+def test_context_is_not_more_than_trained(folder: Path, load: Load) -> None:
+    """Beyond its positions a model says nothing sensible; less may be asked for."""
+    loaded = load(folder, context_tokens=100_000, slots=1)
+    assert loaded.info.context_tokens == 64
+    assert loaded.runner is not None
+    assert loaded.runner.context_tokens == 64
+    assert loaded.info.details["kv_bytes"] == 64 * TOKEN_BYTES
+
+
+def test_fewer_slots_than_asked_for(folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as fit into the memory that is left, which the info tells; none is an error with a remedy."""
+    slot_bytes = 32 * TOKEN_BYTES
+    monkeypatch.setattr(decoder_loading, "free_device_bytes", lambda _: 5 * slot_bytes)
+    loaded = load(folder, slots=8, memory_share=0.5)
+    assert (loaded.info.slots, loaded.info.details["slots_requested"]) == (2, 8)
+    assert loaded.info.details["kv_bytes"] == 2 * slot_bytes
+    assert loaded.runner is not None
+    assert loaded.runner.slots == 2
+    monkeypatch.setattr(decoder_loading, "free_device_bytes", lambda _: slot_bytes)
+    assert "context_tokens" in refused(load, folder, permanent=False, memory_share=0.5)
+
+
+def test_agreement_is_shown(folder: Path, load: Load) -> None:
+    """Of an export: how well it agrees, and what made it; nothing that is not known."""
+    told = {"share": 0.97, "quantization": "int8", "target": "cpu", "source": "elsewhere"}
+    (folder / AGREEMENT).write_text(json.dumps(told))
+    details = load(folder).info.details
+    shown = {name: value for name, value in details.items() if name.startswith("export_")}
+    assert shown == {"export_share": 0.97, "export_quantization": "int8", "export_target": "cpu"}
+
+
+def test_without_hidden_states(tmp_path: Path, load: Load) -> None:
+    """Text can be generated, vectors cannot be made: refused only where they are asked for, with both ways out."""
+    make_decoder(tmp_path, hidden=False)
+    describe(tmp_path)
+    assert load(tmp_path).embedder is None
+    told = refused(load, tmp_path, tasks=("chat", "embeddings"))
+    assert told.startswith("tiny is declared for embeddings, but its graph gives no hidden states")
+    assert 'set tasks of this deployment to ["chat", "completion"]' in told
+
+
+def test_embeddings_of_a_decoder(folder: Path, load: Load) -> None:
+    """Pooled as the settings say."""
+    vectors = {}
+    for pooling in ("mean", "last", "cls"):
+        embedder = load(folder, tasks=("embeddings",), pooling=pooling).embedder
+        assert embedder is not None
+        (vectors[pooling],) = embedder.embed([[5, 6, 7]])
+    assert not np.allclose(vectors["mean"], vectors["last"])
+    assert not np.allclose(vectors["cls"], vectors["last"])
+
+
+# --- where it runs
+
+
+def test_auto_says_why_it_is_the_cpu(folder: Path, load: Load, found: Callable[..., None]) -> None:
+    """Never silently."""
+    found(problems=("no driver",))
+    info = load(folder, device="auto").info
+    assert (info.device_requested, info.device, info.device_reason) == ("auto", "cpu", "no driver")
+
+
+def test_coreml_is_not_for_what_generates_text(folder: Path, load: Load, found: Callable[..., None]) -> None:
+    """By auto; the reason is in the info."""
+    found(usable=frozenset({"coreml"}))
+    info = load(folder, device="auto").info
+    assert info.device == "cpu"
+    assert "CoreML is slower" in info.device_reason
+
+
+def test_a_named_device_that_is_not_there(folder: Path, load: Load, found: Callable[..., None]) -> None:
+    """An error, never the CPU instead."""
+    found(usable=frozenset({"coreml"}), problems=("no driver",))
+    told = refused(load, folder, device="cuda:1")
+    assert "device = 'cuda:1' was asked for, but only coreml, cpu can be used: no driver" in told
+
+
+def test_a_cache_dir_that_cannot_be_made(folder: Path, load: Load, found: Callable[..., None], tmp_path: Path) -> None:
+    """Told with its name where something is compiled; elsewhere it is not needed."""
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "cache"
+    load(folder, cache_dir=place)
+    found(usable=frozenset({"coreml"}))
+    told = refused(load, folder, device="coreml", cache_dir=place)
+    assert told == f"cache_dir = '{place}' cannot be made: Not a directory."
+
+
+# --- what is refused
+
+
+def test_what_is_no_folder_with_a_graph(tmp_path: Path, load: Load) -> None:
+    """Nothing, a text file, an empty folder: each in words of its own."""
+    (tmp_path / "text").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    for weights, words in (
+        (None, "The model has no source"),
+        (tmp_path / "absent", f"{tmp_path / 'absent'} does not exist"),
+        (tmp_path / "text", "is no .onnx file"),
+        (tmp_path / "empty", "has no .onnx file"),
+    ):
+        assert words in refused(load, weights)
+
+
+def test_which_graph(folder: Path, load: Load) -> None:
+    """Of several the one that is named, inside the folder; the file itself will do too."""
+    file = (folder / "model.onnx").rename(folder / "one.onnx")
+    assert load(file).info.details["graph"] == "one.onnx"
+    (folder / "two.onnx").write_bytes(file.read_bytes())
+    assert "has several graphs: set `graph` to one of one.onnx, two.onnx" in refused(load, folder)
+    assert load(folder, graph="two.onnx").info.details["graph"] == "two.onnx"
+    for outside in ("../one.onnx", str(file)):
+        assert "must be the path of an .onnx file inside" in refused(load, folder, graph=outside)
+
+
+def test_tasks_of_another_kind(folder: Path, load: Load) -> None:
+    """A graph decides what can be asked of it; only what it cannot do is named."""
+    told = refused(load, folder, tasks=("rerank", "chat"))
+    assert told == "tiny is declared for rerank, but its graph is of a decoder."
+
+
+def test_without_a_tokenizer(folder: Path, load: Load) -> None:
+    """Told with the folder, in the reader's own words."""
+    for file in folder.glob("token*"):
+        file.unlink()
+    assert refused(load, folder).startswith(f"{folder} cannot be loaded: ")
+
+
+def test_unknown_architecture(folder: Path, load: Load) -> None:
+    """The message names it."""
+    describe(folder, model_type="moth")
+    assert "moth" in refused(load, folder)
+
+
+def test_memory_for_a_configuration_may_come_back(folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed for want of memory is worth another try."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("onnx_backend.model_folder.AutoTokenizer.from_pretrained", fail)
+    assert refused(load, folder, permanent=False) == f"{folder} cannot be loaded: MemoryError."
+
+
+def test_a_template_that_cannot_be_read(folder: Path, load: Load, tmp_path: Path) -> None:
+    """Told with its name; one that can be is used."""
+    with pytest.raises(EngineLoadError, match=r"chat_template = .*missing\.jinja") as failed:
+        load(folder, chat_template=tmp_path / "missing.jinja")
+    assert failed.value.permanent
+    file = tmp_path / "own.jinja"
+    file.write_text("{{ messages[0].content }}!")
+    assert load(folder, chat_template=file).template.source == file.read_text()
+
+
+def test_weights_that_do_not_fit(folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before they are read; smaller ones are one setting away."""
+    monkeypatch.setattr(loading, "free_device_bytes", lambda _: (folder / "model.onnx").stat().st_size - 1)
+    assert 'set quantization = "int4"' in refused(load, folder, permanent=False)
+    monkeypatch.setattr(loading, "free_device_bytes", lambda _: (folder / "model.onnx").stat().st_size)
+    load(folder)
+
+
+# --- what the files say
+
+
+def test_without_a_config(tmp_path: Path, load: Load) -> None:
+    """onnxruntime-genai's layout: its own file names the graph, its ends and its positions."""
+    make_decoder(tmp_path).rename(tmp_path / "its.onnx")
+    make_growing(tmp_path, name="other.onnx")
+    byte_level().save_pretrained(tmp_path)
+    decoder = {"filename": "its.onnx", "head_size": 16}
+    (tmp_path / "genai_config.json").write_text(
+        json.dumps({"model": {"decoder": decoder, "eos_token_id": [3, 4], "context_length": 24}})
+    )
+    loaded = load(tmp_path)
+    assert loaded.info.details["graph"] == "its.onnx"
+    assert loaded.vocabulary.eos == {3, 4, END}
+    assert loaded.info.context_tokens == 24
+
+
+def test_ends_of_a_config(folder: Path, load: Load) -> None:
+    """generation_config.json's before config.json's."""
+    describe(folder, eos_token_id=7)
+    assert load(folder).vocabulary.eos == {7, END}
+    (folder / "generation_config.json").write_text('{"eos_token_id": [8, 9]}')
+    assert load(folder).vocabulary.eos == {8, 9, END}
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens"),
+    [
+        ({"model_type": "bert", "max_position_embeddings": 34}, 34),
+        ({"model_type": "roberta", "max_position_embeddings": 34, "pad_token_id": 1}, 32),
+        ({"model_type": "xlm-roberta", "max_position_embeddings": 34}, 32),
+        ({"model_type": "mpnet", "max_position_embeddings": 34, "pad_token_id": 0}, 33),
+        ({"model_type": "gpt2", "n_positions": 20}, 20),
+        ({"model_type": "t5"}, None),
+    ],
+)
+def test_most_tokens(tmp_path: Path, config: dict[str, Any], tokens: int | None) -> None:
+    """As many as there are positions; some count theirs from behind that of the padding."""
+    make_decoder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert ModelFolder(tmp_path, None).most_tokens == tokens
+
+
+@pytest.mark.parametrize("data", ["model.onnx_data", "model.onnx.data", "model.data"])
+def test_weights_bytes(tmp_path: Path, data: str) -> None:
+    """The graph and its external data, not other graphs nor theirs."""
+    made = onnx.load(make_decoder(tmp_path))
+    graph = tmp_path / "model.onnx"
+    graph.unlink()
+    onnx.save(made, graph, save_as_external_data=True, location=data, size_threshold=0)
+    (tmp_path / f"{data}_1").write_bytes(b"x" * 1000)
+    for other in ("model_q4.onnx", "model_q4.onnx_data", "other.data", "tokenizer.json"):
+        (tmp_path / other).write_bytes(b"x" * 100)
+    expected = graph.stat().st_size + (tmp_path / data).stat().st_size + 1000
+    assert ModelFolder(tmp_path, "model.onnx").weights_bytes == expected
+    assert (tmp_path / data).stat().st_size > 100_000
+
+
+# --- the engine
+
+
+@pytest.mark.parametrize("make", [make_decoder, make_growing])
+async def test_a_whole_answer(
+    tmp_path: Path, context: Callable[..., EngineContext], make: Callable[[Path], Path]
+) -> None:
+    """From load to usage: the greedy tokens are those of plain calls of the graph."""
+    make(tmp_path)
+    engine = OnnxEngine(context(describe(tmp_path), slots=2))
+    try:
+        info = await engine.load()
+        assert info.slots == 2
+        prompt = (5, 17, 9, 3)
+        request = CompletionRequest(id="r", prompts=(prompt,), sampling=Sampling(max_tokens=6, temperature=0.0), n=2)
+        events = [event async for event in engine.stream(request)]
+        assert engine.load_now().running == 0
+    finally:
+        await engine.close()
+    expected = greedy(tmp_path, list(prompt), 6)
+    for choice in (0, 1):
+        said = [event for event in events if isinstance(event, TextDelta) and event.choice == choice]
+        assert "".join(event.text for event in said) == byte_level().decode(expected)
+        assert sum(event.tokens for event in said) == 6
+    finished = {event.choice: event.reason for event in events if isinstance(event, Finished)}
+    assert finished == {0: "length", 1: "length"}
+    usage = events[-1]
+    assert isinstance(usage, Usage)
+    assert (usage.prompt_tokens, usage.completion_tokens) == (4, 12)
+
+
+def greedy(folder: Path, tokens: list[int], count: int) -> list[int]:
+    """The likeliest tokens, each by one call over the whole text."""
+    # Read anew, so that nothing of what is tested computes it.
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    inputs = {given.name: given for given in session.get_inputs()}
+    found: list[int] = []
+    for _ in range(count):
+        text = [*tokens, *found]
+        feed = {"input_ids": np.array([text]), "attention_mask": np.ones((1, len(text)), np.int64)}
+        feed |= {"position_ids": np.arange(len(text))[None]} if "position_ids" in inputs else {}
+        for name, given in inputs.items():
+            if name.startswith("past"):
+                feed[name] = np.empty((1, given.shape[1], 0, given.shape[3]), np.float32)
+        found.append(int(session.run(["logits"], feed)[0][0, -1].argmax()))
+    return found
