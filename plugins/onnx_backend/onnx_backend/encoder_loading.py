@@ -95,9 +95,14 @@ def _on_coreml(
 
 def _compute(served: _Reader, vocabulary: Vocabulary) -> Compute:
     def compute(feed: Feed) -> Floats:
-        text = " ".join(["word"] * int(feed["words"]))
+        words = ["word"] * int(feed["words"])
+        text = " ".join(words)
         if isinstance(served, CrossEncoderRunner):
-            return served.score(text, [text])
+            while served.count(text, text) > served.context_tokens and len(words) > 1:
+                words = words[: len(words) // 2]
+                text = " ".join(words)
+            score = served.score(text, [text])
+            return np.stack([score, 1 - score])  # a number alone has no angle to another
         return served.embed([vocabulary.encode(text, framed=True)[: served.context_tokens]])
 
     return compute

@@ -69,9 +69,11 @@ def _load(wanted: Wanted) -> Parts:
     opened = wanted.open(DeviceChoice(device="cpu") if by_shape else None)
     kind = graph_kind(opened.session, wanted.folder.graph, wanted.folder.config)
     if others := set(wanted.spec.tasks) - TASKS[kind]:
-        msg = f"{wanted.spec.name} is declared for {', '.join(sorted(others))}, but its graph is of a {kind}."
+        msg = f"{wanted.spec.name} is declared for {', '.join(sorted(others))}, but its graph is of the kind {kind}."
         raise EngineLoadError(msg, permanent=True)
-    return load_decoder(wanted, opened) if kind == "decoder" else load_encoder(wanted, opened, kind)
+    if kind != "decoder":
+        return load_encoder(wanted, opened, kind)
+    return load_decoder(wanted, wanted.open() if by_shape else opened)  # by its config.json it was none
 
 
 def _loaded(wanted: Wanted, template: ChatTemplate, parts: Parts) -> LoadedModel:

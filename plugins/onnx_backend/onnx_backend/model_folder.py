@@ -89,6 +89,7 @@ class ModelFolder:
         try:
             return auto.from_pretrained(self.path, local_files_only=True)
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+            # Its first paragraph: what follows is advice to programmers.
+            reason = " ".join(str(error).partition("\n\n")[0].split()).rstrip(".") or type(error).__name__
             msg = f"{self.path} cannot be loaded: {reason}."
             raise EngineLoadError(msg, permanent=not isinstance(error, MemoryError)) from error

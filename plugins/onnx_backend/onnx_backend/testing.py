@@ -1,18 +1,20 @@
-"""Tiny random decoders as .onnx files, of the operators that large ones are made of."""
+"""Tiny random decoders as .onnx files, of the operators that large ones are made of; and what lies beside a graph."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+from decoding.testing import byte_level
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["CAPACITY", "HEADS", "LAYERS", "SIZE", "VOCABULARY", "make_decoder"]
+__all__ = ["CAPACITY", "HEADS", "LAYERS", "SIZE", "VOCABULARY", "describe", "make_decoder"]
 
 VOCABULARY = 97
 LAYERS = 2
@@ -57,6 +59,22 @@ def make_decoder(
         states = graph.add("Slice", [states, beginning, graph.constant([2**62]), graph.constant([1])])
     graph.add("MatMul", [states, graph.weight(_HIDDEN, VOCABULARY, scale=0.5)], output="logits")
     return graph.save(folder / "model.onnx", logits=logits, hidden=hidden, positions=positions)
+
+
+def describe(folder: Path, *, model_max_length: int = 1000, **config: Any) -> Path:
+    """Put a tokenizer and a config.json beside a graph; return the folder.
+
+    Args:
+        folder: where to.
+        model_max_length: most tokens, as the tokenizer has it.
+        config: keys of the config that differ from those of a Llama of `CAPACITY` positions.
+    """
+    tokenizer = byte_level()
+    tokenizer.model_max_length = model_max_length
+    tokenizer.save_pretrained(folder)
+    told = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": CAPACITY}
+    (folder / "config.json").write_text(json.dumps(told | {"eos_token_id": tokenizer.eos_token_id} | config))
+    return folder
 
 
 @dataclass

@@ -60,7 +60,7 @@ def try_out(
     plain = cpu()
     try:
         fast = accelerator()
-        least = min(_cosine(fast(feed), plain(feed)) for feed in feeds)  # warms both up
+        least = np.min([_cosine(fast(feed), plain(feed)) for feed in feeds])  # nan if any is; warms both up
         if not least >= _LEAST_COSINE:
             return Trial(accelerated=False, figures=f"{name}'s outputs are not the CPU's: cosine {least:.3f}")
         pairs = [_times(fast, plain, feed, clock) for feed in feeds]

@@ -8,36 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 from decoding.loaded import LoadedModel
 from decoding.testing import byte_level
 from onnx_backend import decoder_loading, loading
 from onnx_backend.device import Found
-from onnx_backend.engine import OnnxEngine
 from onnx_backend.growing import GrowingRunner
-from onnx_backend.model_folder import ModelFolder
 from onnx_backend.receipt import AGREEMENT
 from onnx_backend.runner import SharedBufferRunner
-from onnx_backend.testing import VOCABULARY, make_decoder
+from onnx_backend.testing import VOCABULARY, describe, make_decoder
 from onnx_backend.testing_growing import make_growing
 
-from core.api import CompletionRequest, EngineContext, EngineLoadError, Finished, Sampling, TextDelta, Usage
+from core.api import EngineLoadError
 
 Load = Callable[..., LoadedModel]
 
 TOKEN_BYTES = 2 * 2 * (16 + 16) * 4  # layers, heads, a key and a value, float32
 GROWING_TOKEN_BYTES = 2 * 2 * (8 + 8) * 4
 END = byte_level().convert_tokens_to_ids("<|im_end|>")
-
-
-def describe(folder: Path, **config: Any) -> Path:
-    """Put a tokenizer and a config.json beside a graph."""
-    byte_level().save_pretrained(folder)
-    told = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 64}
-    (folder / "config.json").write_text(json.dumps(told | {"eos_token_id": END} | config))
-    return folder
 
 
 def refused(load: Load, weights: Path | None, *, permanent: bool = True, **given: Any) -> str:
@@ -231,14 +219,16 @@ def test_which_graph(folder: Path, load: Load) -> None:
 def test_tasks_of_another_kind(folder: Path, load: Load) -> None:
     """A graph decides what can be asked of it; only what it cannot do is named."""
     told = refused(load, folder, tasks=("rerank", "chat"))
-    assert told == "tiny is declared for rerank, but its graph is of a decoder."
+    assert told == "tiny is declared for rerank, but its graph is of the kind decoder."
 
 
 def test_without_a_tokenizer(folder: Path, load: Load) -> None:
     """Told with the folder, in the reader's own words."""
     for file in folder.glob("token*"):
         file.unlink()
-    assert refused(load, folder).startswith(f"{folder} cannot be loaded: ")
+    told = refused(load, folder)
+    assert told.startswith(f"{folder} cannot be loaded: ")
+    assert "a `tokenizers` library serialization file" in told
 
 
 def test_unknown_architecture(folder: Path, load: Load) -> None:
@@ -299,84 +289,3 @@ def test_ends_of_a_config(folder: Path, load: Load) -> None:
     assert load(folder).vocabulary.eos == {7, END}
     (folder / "generation_config.json").write_text('{"eos_token_id": [8, 9]}')
     assert load(folder).vocabulary.eos == {8, 9, END}
-
-
-@pytest.mark.parametrize(
-    ("config", "tokens"),
-    [
-        ({"model_type": "bert", "max_position_embeddings": 34}, 34),
-        ({"model_type": "roberta", "max_position_embeddings": 34, "pad_token_id": 1}, 32),
-        ({"model_type": "xlm-roberta", "max_position_embeddings": 34}, 32),
-        ({"model_type": "mpnet", "max_position_embeddings": 34, "pad_token_id": 0}, 33),
-        ({"model_type": "gpt2", "n_positions": 20}, 20),
-        ({"model_type": "t5"}, None),
-    ],
-)
-def test_most_tokens(tmp_path: Path, config: dict[str, Any], tokens: int | None) -> None:
-    """As many as there are positions; some count theirs from behind that of the padding."""
-    make_decoder(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert ModelFolder(tmp_path, None).most_tokens == tokens
-
-
-@pytest.mark.parametrize("data", ["model.onnx_data", "model.onnx.data", "model.data"])
-def test_weights_bytes(tmp_path: Path, data: str) -> None:
-    """The graph and its external data, not other graphs nor theirs."""
-    made = onnx.load(make_decoder(tmp_path))
-    graph = tmp_path / "model.onnx"
-    graph.unlink()
-    onnx.save(made, graph, save_as_external_data=True, location=data, size_threshold=0)
-    (tmp_path / f"{data}_1").write_bytes(b"x" * 1000)
-    for other in ("model_q4.onnx", "model_q4.onnx_data", "other.data", "tokenizer.json"):
-        (tmp_path / other).write_bytes(b"x" * 100)
-    expected = graph.stat().st_size + (tmp_path / data).stat().st_size + 1000
-    assert ModelFolder(tmp_path, "model.onnx").weights_bytes == expected
-    assert (tmp_path / data).stat().st_size > 100_000
-
-
-# --- the engine
-
-
-@pytest.mark.parametrize("make", [make_decoder, make_growing])
-async def test_a_whole_answer(
-    tmp_path: Path, context: Callable[..., EngineContext], make: Callable[[Path], Path]
-) -> None:
-    """From load to usage: the greedy tokens are those of plain calls of the graph."""
-    make(tmp_path)
-    engine = OnnxEngine(context(describe(tmp_path), slots=2))
-    try:
-        info = await engine.load()
-        assert info.slots == 2
-        prompt = (5, 17, 9, 3)
-        request = CompletionRequest(id="r", prompts=(prompt,), sampling=Sampling(max_tokens=6, temperature=0.0), n=2)
-        events = [event async for event in engine.stream(request)]
-        assert engine.load_now().running == 0
-    finally:
-        await engine.close()
-    expected = greedy(tmp_path, list(prompt), 6)
-    for choice in (0, 1):
-        said = [event for event in events if isinstance(event, TextDelta) and event.choice == choice]
-        assert "".join(event.text for event in said) == byte_level().decode(expected)
-        assert sum(event.tokens for event in said) == 6
-    finished = {event.choice: event.reason for event in events if isinstance(event, Finished)}
-    assert finished == {0: "length", 1: "length"}
-    usage = events[-1]
-    assert isinstance(usage, Usage)
-    assert (usage.prompt_tokens, usage.completion_tokens) == (4, 12)
-
-
-def greedy(folder: Path, tokens: list[int], count: int) -> list[int]:
-    """The likeliest tokens, each by one call over the whole text."""
-    # Read anew, so that nothing of what is tested computes it.
-    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    inputs = {given.name: given for given in session.get_inputs()}
-    found: list[int] = []
-    for _ in range(count):
-        text = [*tokens, *found]
-        feed = {"input_ids": np.array([text]), "attention_mask": np.ones((1, len(text)), np.int64)}
-        feed |= {"position_ids": np.arange(len(text))[None]} if "position_ids" in inputs else {}
-        for name, given in inputs.items():
-            if name.startswith("past"):
-                feed[name] = np.empty((1, given.shape[1], 0, given.shape[3]), np.float32)
-        found.append(int(session.run(["logits"], feed)[0][0, -1].argmax()))
-    return found
