@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,10 +38,18 @@ def ends_in(folder: Path, config: PreTrainedConfig) -> int | list[int] | None:
     return told
 
 
-def end_tokens(told: int | Iterable[int] | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the tokens that end an answer: those that a model's files name, and its tokenizer's own."""
-    named = [told] if isinstance(told, int) else told or ()
-    return frozenset(token for token in [*named, tokenizer.eos_token_id] if token is not None)
+def end_tokens(told: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the tokens that end an answer: those that a model's files name, and its tokenizer's own.
+
+    Raises:
+        EngineLoadError: what the files name is no token's id; trying again cannot help.
+    """
+    named = told if isinstance(told, list) else [told]
+    ends = [token for token in [*named, tokenizer.eos_token_id] if token is not None]
+    if strange := [token for token in ends if not isinstance(token, int)]:
+        msg = f"The model's files name {strange[0]!r} as eos_token_id, which is no token's id."
+        raise EngineLoadError(msg, permanent=True)
+    return frozenset(ends)
 
 
 def read_template(file: Path | None) -> str | None:

@@ -37,7 +37,7 @@ def kind_of(config: PreTrainedConfig) -> Kind:
         if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             return "decoder"
         raise _refused(config, "its config.json names no architecture")
-    name = names[0]
+    name = str(names[0])
     if name.endswith(_GENERATING) or name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         return "decoder"
     if name.endswith("ForSequenceClassification"):

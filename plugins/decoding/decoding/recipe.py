@@ -74,8 +74,17 @@ def read_recipe(folder: Path, requested: Requested) -> Recipe:
         requested: a way that is taken instead of the files'.
 
     Raises:
-        EngineLoadError: more, or something else, is done with the vectors than is known here; trying again cannot help.
+        EngineLoadError: more, or something else, is done with the vectors than is known here, or a file says nothing
+            that can be read; trying again cannot help.
     """
+    try:
+        return _read_recipe(folder, requested)
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        msg = f"How {folder} makes its vectors cannot be read from its modules.json and what that names: {error!r}."
+        raise EngineLoadError(msg, permanent=True) from error
+
+
+def _read_recipe(folder: Path, requested: Requested) -> Recipe:
     limits = [_read(file).get("max_seq_length") for file in folder.glob("sentence_*_config.json")]
     max_tokens = next((int(limit) for limit in limits if limit), None)
     modules: list[dict[str, str]] = _read(folder / "modules.json") or []

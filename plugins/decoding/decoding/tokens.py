@@ -31,12 +31,12 @@ class Vocabulary:
 
     Args:
         tokenizer: a fast tokenizer of transformers.
-        eos: tokens that end an answer.
+        eos: tokens that end an answer; ids that are of no token, as some models' files have, are left out.
         size: length of the model's rows of logits, where it is more than the tokenizer has tokens.
 
     Attributes:
         size: token ids are below it.
-        eos: as given.
+        eos: as given, without ids of no token.
         special_tokens: how they are written -> their ids. They give no text unless asked for, and a grammar cannot
             spell them, only name them. Those of ``eos`` are among them.
 
@@ -54,7 +54,6 @@ class Vocabulary:
         self._tokenizer: Tokenizer = tokenizer.backend_tokenizer
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self.eos = frozenset(eos)
         marks = self._tokenizer.get_added_tokens_decoder()
         self._pieces, self._drops_space = _pieces(self._tokenizer, marks)
         for token, mark in marks.items():
@@ -62,6 +61,7 @@ class Vocabulary:
                 self._pieces[token] = mark.content.encode()
         self._pieces += [b""] * (size - len(self._pieces))
         self.size = len(self._pieces)
+        self.eos = frozenset(token for token in eos if 0 <= token < self.size)
         self._special = self.eos | {token for token, mark in marks.items() if mark.special}
         self.special_tokens = {self.name_of(token): token for token in sorted(self._special)}
 

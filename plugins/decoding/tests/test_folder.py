@@ -45,6 +45,13 @@ def test_the_tokenizers_own_end_is_one_too(told, more):
     assert end_tokens(told, tokenizer) == more
 
 
+@pytest.mark.parametrize("told", ["</s>", [3, "</s>"], [[3]], 3.5])
+def test_an_end_that_is_no_token_is_refused_for_good(told):
+    with pytest.raises(EngineLoadError, match=r"as eos_token_id, which is no token's id") as caught:
+        end_tokens(told, byte_level())
+    assert caught.value.permanent
+
+
 def test_the_operators_template_is_read_as_it_is(tmp_path):
     file = tmp_path / "own.jinja"
     file.write_text("{{ 'é' }}", encoding="utf-8")

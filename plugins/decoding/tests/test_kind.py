@@ -42,6 +42,7 @@ def test_tells_decoders_encoders_and_cross_encoders_apart(model_type, architectu
         ("bert", ["BertForTokenClassification"], "neither generates"),
         ("llava", ["LlavaForConditionalGeneration"], "neither generates"),
         ("vit", None, "names no architecture"),
+        ("llama", [3], "neither generates"),
     ],
 )
 def test_what_is_none_of_them_is_refused_for_good(model_type, architectures, reason):

@@ -187,3 +187,22 @@ def test_a_decoder_has_no_dense_layers(write_dense):
     """Its runner would leave them out."""
     with pytest.raises(EngineLoadError, match="generates text"):
         choose_pooling("mean", write_dense())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("modules.json", "{"),
+        ("modules.json", '{"idx": 0}'),
+        ("modules.json", '[{"idx": 0}]'),
+        ("1_Pooling/config.json", "[]"),
+        ("sentence_bert_config.json", "[]"),
+        ("sentence_bert_config.json", '{"max_seq_length": "long"}'),
+    ],
+)
+def test_files_that_make_no_sense_are_refused_for_good(write, name, content):
+    folder = write(OLD + "Transformer", OLD + "Pooling", pooling=flags(mean_tokens=True))
+    (folder / name).write_text(content)
+    with pytest.raises(EngineLoadError, match=r"cannot be read from its modules\.json") as caught:
+        read_recipe(folder, "auto")
+    assert caught.value.permanent

@@ -206,6 +206,14 @@ def test_rows_of_logits_may_be_longer() -> None:
     assert (vocabulary.bytes_of(399), vocabulary.name_of(399)) == (b"", "")
 
 
+def test_ends_that_no_token_has_are_left_out() -> None:
+    """Some models' files name -1, or a token that was cut off; a grammar would fail at either."""
+    hf = byte_level()
+    vocabulary = Vocabulary(hf, eos=[-1, hf.eos_token_id, 1 << 30])
+    assert vocabulary.eos == {hf.eos_token_id}
+    assert vocabulary.llguidance.eos_token == hf.eos_token_id
+
+
 @kinds
 def test_grammars_see_the_same_text(kind: str) -> None:
     """A text that a grammar spells is accepted token by token, then its end; so llguidance has the right bytes."""
