@@ -45,7 +45,7 @@ def find_graph(folder: Path, wanted: str | None) -> Path:
         return folder
     if wanted is not None:
         return _inside(folder, wanted, f"graph = '{wanted}'")
-    decoder = _read(folder / _GENAI).get("model", {}).get("decoder", {})
+    decoder = _read(folder / _GENAI, "model", "decoder")
     if isinstance(named := decoder.get("filename"), str):
         return _inside(folder, named, f"the file that {_GENAI} names, '{named}',")
     found = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.onnx"))
@@ -68,13 +68,11 @@ def read_documents(graph_file: Path, folder: Path) -> Documents:
         EngineLoadError: one of them cannot be read; trying again cannot help.
     """
     places = dict.fromkeys((graph_file.parent, folder if folder.is_dir() else folder.parent))
-    genai = [_read(place / _GENAI).get("model", {}) for place in places]
-    config = [_read(place / "config.json") for place in places]
     return [
-        *(table.get("decoder", {}) for table in genai),
-        *genai,
-        *(table.get("text_config") or {} for table in config),
-        *config,
+        *(_read(place / _GENAI, "model", "decoder") for place in places),
+        *(_read(place / _GENAI, "model") for place in places),
+        *(_read(place / "config.json", "text_config") for place in places),
+        *(_read(place / "config.json") for place in places),
     ]
 
 
@@ -129,13 +127,18 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED_AT_MOST]) + more
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, *names: str) -> dict[str, Any]:
+    """The table in a file, or the one of these names in it, each inside of the one before; empty if it has none."""
     try:
         found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (OSError, ValueError) as error:
         raise _refused(file, f"cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise _refused(file, "holds something else than a table")
+    for depth in range(len(names) + 1):
+        if not isinstance(found, dict):
+            where = f" as its {'.'.join(names[:depth])}" if depth else ""
+            raise _refused(file, f"holds something else than a table{where}")
+        if depth < len(names):
+            found = found.get(names[depth]) or {}
     return found
 
 

@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 from onnx_backend.graph import DecoderGraph, read_decoder
-from onnx_backend.layout import find_graph, graph_kind
+from onnx_backend.layout import find_graph, graph_kind, read_documents
 from onnx_backend.operators import operators
 from onnx_backend.testing import make_decoder
 from onnx_backend.testing_growing import HEADS, LAYERS, SIZE, VOCABULARY, make_growing
@@ -215,6 +215,25 @@ def test_the_config_of_the_folder_above(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(EngineLoadError, match="something else than a table"):
         read_decoder(session_of(file), file, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "where"),
+    [
+        ("genai_config.json", '{"model": [1]}', "model"),
+        ("genai_config.json", '{"model": {"decoder": "x"}}', "model.decoder"),
+        ("config.json", '{"text_config": "x"}', "text_config"),
+    ],
+)
+def test_a_part_of_a_config_that_is_no_table(tmp_path: Path, name: str, written: str, where: str) -> None:
+    """It is said which part; null says as much as nothing."""
+    (tmp_path / "model.onnx").touch()
+    (tmp_path / "genai_config.json").write_text('{"model": null}')
+    assert find_graph(tmp_path, None).name == "model.onnx"
+    (tmp_path / name).write_text(written)
+    with pytest.raises(EngineLoadError, match=f"something else than a table as its {where}") as raised:
+        read_documents(tmp_path / "model.onnx", tmp_path)
+    assert raised.value.permanent
 
 
 def test_inputs_that_never_change(tmp_path: Path) -> None:

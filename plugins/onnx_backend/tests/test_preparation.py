@@ -120,3 +120,19 @@ def test_light() -> None:
     code = f"import sys, onnx_backend.preparation; print([name for name in {heavy} if name in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "known"),
+    [
+        ('{"share": 1, "quantization": null, "block_size": {"of": 1}}', {"share": 1}),
+        ('{"share": NaN}', None),
+        ('{"share": 2}', None),
+        ('{"share": [1]}', None),
+        ("[1]", None),
+    ],
+)
+def test_what_a_repository_says_of_itself(tmp_path, written, known):
+    """A file of that name in fetched weights tells an operator nothing that cannot be shown."""
+    (tmp_path / "agreement.json").write_text(written)
+    assert read_agreement(tmp_path) == known
