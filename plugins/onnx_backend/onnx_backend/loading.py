@@ -91,7 +91,7 @@ def _loaded(wanted: Wanted, template: ChatTemplate, parts: Parts) -> LoadedModel
         info=EngineInfo(
             device_requested=settings.device,
             device=choice.device,
-            device_reason=choice.reason or wanted.choice.reason,
+            device_reason=choice.reason,
             context_tokens=parts.context_tokens,
             slots=parts.slots,
             memory_bytes=weights_bytes + parts.kv_bytes,

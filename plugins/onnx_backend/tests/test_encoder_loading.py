@@ -66,13 +66,15 @@ class CoreML:
     """A device of that name: it takes fixed shapes only, and computes on the CPU.
 
     Attributes:
-        fixed: dimensions of its sessions, in the order in which they were opened.
+        asked: devices that sessions were asked for on, in that order.
+        fixed: dimensions of its own sessions, in the order in which they were opened.
         problem: why it opens none, or None.
         slower_s: how much longer its runs take; if negative, those of the CPU do.
         makes: of the right results.
     """
 
     def __init__(self) -> None:
+        self.asked: list[str] = []
         self.fixed: list[dict[str, int]] = []
         self.problem: str | None = None
         self.slower_s = -0.002
@@ -81,6 +83,7 @@ class CoreML:
     def open_session(
         self, file: Path, choice: DeviceChoice, settings: Any, threads: int, *, fixed: Mapping[str, int], **more: Any
     ) -> Opened:
+        self.asked.append(choice.device)
         opened = open_session(file, CPU, settings, threads, fixed=fixed, **more)
         if choice.kind == "cpu":
             return replace(opened, session=Session(opened.session, max(0.0, -self.slower_s), lambda found: found))
@@ -273,6 +276,15 @@ def test_a_cross_encoder_on_coreml(cross_encoder: TinyEncoder, load: Load, corem
     documents = ["hell", "held low, the owl"]
     assert loaded.scorer.score("hello", documents).tolist() == plain.score("hello", documents).tolist()
     assert coreml.fixed == [{"texts": 1, "tokens": length} for length in (16, 24)]
+
+
+def test_a_decoder_is_opened_once(tmp_path: Path, load: Load, coreml: CoreML) -> None:
+    """Which can be large: only an encoder is looked at on the CPU before."""
+    make_decoder(tmp_path)
+    describe(tmp_path)
+    with pytest.raises(EngineLoadError, match="fixed shapes only"):
+        load(tmp_path, device="coreml")
+    assert coreml.asked == ["coreml"]
 
 
 def test_a_decoder_whose_config_is_of_an_encoder(tmp_path: Path, load: Load, coreml: CoreML) -> None:
