@@ -62,7 +62,7 @@ class ModelFolder:
     def most_tokens(self) -> int | None:
         """How many tokens the model has positions for; None: not said."""
         told = (table.get(name) for name in _LIMITS for table in self._documents)
-        limit = min((limit for limit in told if isinstance(limit, int) and limit > 0), default=None)
+        limit = min((limit for limit in told if type(limit) is int and limit > 0), default=None)
         if limit is not None and getattr(self.config, "model_type", None) in _COUNT_FROM_PADDING:
             limit -= 1 + (getattr(self.config, "pad_token_id", None) or 0)
         return limit
@@ -87,7 +87,8 @@ class ModelFolder:
 
     def _read(self, auto: Any) -> Any:
         try:
-            return auto.from_pretrained(self.path, local_files_only=True)
+            # Said in words: where nothing is said, transformers asks on standard input whether to run a model's code.
+            return auto.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
         except Exception as error:
             # Its first paragraph: what follows is advice to programmers.
             reason = " ".join(str(error).partition("\n\n")[0].split()).rstrip(".") or type(error).__name__

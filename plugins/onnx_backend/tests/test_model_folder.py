@@ -11,6 +11,8 @@ import pytest
 from onnx_backend.model_folder import ModelFolder
 from onnx_backend.testing import make_decoder
 
+from core.api import EngineLoadError
+
 
 @pytest.mark.parametrize(
     ("config", "tokens"),
@@ -21,6 +23,7 @@ from onnx_backend.testing import make_decoder
         ({"model_type": "mpnet", "max_position_embeddings": 34, "pad_token_id": 0}, 33),
         ({"model_type": "gpt2", "n_positions": 20}, 20),
         ({"model_type": "t5"}, None),
+        ({"model_type": "t5", "max_position_embeddings": True}, None),
     ],
 )
 def test_most_tokens(tmp_path: Path, config: dict[str, Any], tokens: int | None) -> None:
@@ -28,6 +31,18 @@ def test_most_tokens(tmp_path: Path, config: dict[str, Any], tokens: int | None)
     make_decoder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert ModelFolder(tmp_path, None).most_tokens == tokens
+
+
+def test_code_of_a_model_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked whether it may, either."""
+    make_decoder(tmp_path)
+    config = {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "own.py").write_text("raise SystemExit")
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("asked"))
+    with pytest.raises(EngineLoadError, match="custom code") as caught:
+        _ = ModelFolder(tmp_path, None).config
+    assert caught.value.permanent
 
 
 @pytest.mark.parametrize("data", ["model.onnx_data", "model.onnx.data", "model.data"])
