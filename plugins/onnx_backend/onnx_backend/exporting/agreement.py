@@ -81,9 +81,11 @@ def check_decoder(source: Path, graph: Path, progress: Progress) -> Agreement:
 def _source_texts(source: Path, progress: Progress) -> list[_Text]:
     """What the model itself says, the most likely token each time."""
     progress.tell("checking", 0.0)
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     dtype = affordable_dtype(parameters_of(source))
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=True).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, local_files_only=True, trust_remote_code=False
+    ).eval()
     told = model.generation_config.eos_token_id
     ends = {told} if isinstance(told, int) else set(told or ())
     texts = []

@@ -68,7 +68,11 @@ class _Reading(torch.nn.Module):
 
 
 def _trace(source: Path) -> onnx_ir.Model:
-    place: dict[str, Any] = {"pretrained_model_name_or_path": source, "local_files_only": True}
+    place: dict[str, Any] = {
+        "pretrained_model_name_or_path": source,
+        "local_files_only": True,
+        "trust_remote_code": False,
+    }
     config = AutoConfig.from_pretrained(**place)
     relevance = (config.architectures or [""])[0].endswith("ForSequenceClassification")
     # Plain attention: ONNX Runtime's is made of its operators, and torch's fused one becomes more of them.

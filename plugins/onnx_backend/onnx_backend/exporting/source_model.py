@@ -63,6 +63,7 @@ def folder_of_gguf(file: Path, folder: Path) -> None:
         "pretrained_model_name_or_path": str(file.parent),
         "gguf_file": file.name,
         "local_files_only": True,
+        "trust_remote_code": False,
     }
     try:
         from gguf import GGUFReader  # noqa: PLC0415 - a model from a folder needs none

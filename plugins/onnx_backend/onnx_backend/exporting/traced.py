@@ -37,7 +37,9 @@ def trace_decoder(
         msg = "there is too little memory to trace it: twice its weights in float32"
         raise ExportError(msg)
     progress.tell("exporting")
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=True).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, local_files_only=True, trust_remote_code=False
+    ).eval()
     if "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
         msg = "some of its layers keep a window of tokens only, which the onnx backend does not serve"
         raise ExportError(msg)

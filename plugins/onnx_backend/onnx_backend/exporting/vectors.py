@@ -28,9 +28,9 @@ _QUESTION = "How much wheat was ground?"
 def check_encoder(source: Path, graph: Path, kind: str, progress: Progress) -> Agreement:
     """Compare the vectors of the model in ``source``, or a cross-encoder's numbers, with those that ``graph`` gives."""
     relevance = kind == "cross_encoder"
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     of = AutoModelForSequenceClassification if relevance else AutoModel
-    model = of.from_pretrained(source, dtype=torch.float32, local_files_only=True).eval()
+    model = of.from_pretrained(source, dtype=torch.float32, local_files_only=True, trust_remote_code=False).eval()
     session = open_graph(graph)
     wanted = {given.name for given in session.get_inputs()}
     shares = []
