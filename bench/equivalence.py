@@ -12,9 +12,8 @@ Answers are compared as tokens: their texts, read by the model's tokenizer, and 
 chose to end. Two answers are equal until their *first divergence*; after it they continue different texts, and that a
 token is the same there means nothing.
 
-*Equal answers*: those without a divergence. *First divergence*: how many tokens of the others are equal before it.
-*Share of equal tokens*: of the tokens of the longer answer of each pair, those before the first divergence, in all
-answers together.
+*Equal answers*: those without a divergence. *First divergence*: how many equal tokens come before it. *Share of equal
+tokens*: the tokens before the first divergence, by those of the longer of the two answers, over all answers together.
 """
 
 from __future__ import annotations
@@ -233,7 +232,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             said.append(ask_side(side, Path(folder), prompts, options.tokens, tokenizer))
         print(f"{side}: {said[-1].name}, {sum(map(len, said[-1].tokens))} tokens", file=sys.stderr, flush=True)
-    print("| | | equal answers | first divergence of the others, median (mean) | share of equal tokens |")
+    print(
+        "| one | other | equal answers | first divergence of those that differ: median (mean) | share of equal tokens |"
+    )
     print("|---|---|---|---|---|")
     for one, other in itertools.combinations(said, 2):
         print(row(one, other))
