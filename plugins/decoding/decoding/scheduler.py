@@ -6,7 +6,7 @@ import collections.abc
 from collections import deque
 from dataclasses import dataclass, field
 
-from decoding.slots import Content, Place, choose_slot
+from decoding.slots import LEAST_CHUNK_TOKENS, Content, Place, choose_slot, most_shared
 
 __all__ = ["Admission", "Chunk", "Limits", "Sequence", "State", "Step", "plan"]
 
@@ -173,7 +173,11 @@ def plan(state: State, limits: Limits) -> Step:
     prefills = [(sequence, sequence.computed) for sequence in state.running if sequence.in_prefill]
     prefills += [(admission.sequence, admission.length) for admission in admissions]
     budget = limits.prefill_tokens if decodes else limits.prefill_tokens_alone
-    shares = _share(budget, [len(sequence.tokens) - start for sequence, start in prefills])
+    needs = [len(sequence.tokens) - start for sequence, start in prefills]
+    shares = _share(budget, needs)
+    whole = [_whole_chunk(share, need) for share, need in zip(shares, needs, strict=True)]
+    if any(whole):  # else the step is allowed so little that it cannot be had
+        shares = whole
     chunks = tuple(
         Chunk(sequence, start, tuple(sequence.tokens[start : start + share]))
         for (sequence, start), share in zip(prefills, shares, strict=True)
@@ -191,7 +195,7 @@ def _admit(state: State) -> list[Admission]:
         return []
     contents = {content.slot: content for content in state.contents()}
     begun = {id(sequence.prompt) for sequence in state.running if sequence.in_prefill}
-    begun -= {id(sequence.prompt) for sequence in state.running if sequence.computed >= len(sequence.prompt) - 1}
+    begun -= {id(sequence.prompt) for sequence in state.running if sequence.computed >= most_shared(sequence.prompt)}
     admissions: list[Admission] = []
     for sequence in state.waiting:
         if id(sequence.prompt) in begun:
@@ -200,7 +204,7 @@ def _admit(state: State) -> list[Admission]:
         if place is None:
             break
         admissions.append(Admission(sequence, place.slot, place.copy_from, place.length))
-        if place.length < len(sequence.prompt) - 1:
+        if place.length < most_shared(sequence.prompt):
             begun.add(id(sequence.prompt))
         contents[place.slot] = _taken(place, sequence)
     return admissions
@@ -225,3 +229,10 @@ def _share(budget: int, needs: collections.abc.Sequence[int]) -> list[int]:
         shares[index] += more
         budget -= more
     return shares
+
+
+def _whole_chunk(share: int, need: int) -> int:
+    """Make a share one that neither is a single token nor leaves one, if it is not all there is."""
+    if need - share in range(1, LEAST_CHUNK_TOKENS):
+        share = need - LEAST_CHUNK_TOKENS
+    return share if share >= min(need, LEAST_CHUNK_TOKENS) else 0

@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["WORTH_COPYING_TOKENS", "Content", "Place", "choose_slot", "common_prefix"]
+__all__ = [
+    "LEAST_CHUNK_TOKENS",
+    "WORTH_COPYING_TOKENS",
+    "Content",
+    "Place",
+    "choose_slot",
+    "common_prefix",
+    "most_shared",
+]
 
 WORTH_COPYING_TOKENS = 16
 """A shared beginning shorter than this is computed again: most chats share a few tokens of template, and taking
 them from another slot saves less than the copy of a slot's memory costs."""
+
+LEAST_CHUNK_TOKENS = 2
+"""Runtimes multiply a single row with other kernels than several, which round differently (ONNX Runtime with int8
+weights: up to 0.6 of a logit). With no chunk of a single token a prompt gives the same bits, however it was cut and
+whatever of it was found in a slot."""
 
 _BLOCK = 256
 
@@ -46,13 +59,13 @@ def choose_slot(prompt: Sequence[int], contents: Iterable[Content]) -> Place | N
     A free slot is taken as it is if the prompt shares at least half of what it holds: the rest is lost, and that is
     then a conversation's own old end more often than somebody else's. Else the prompt gets the free slot that is
     missed least, an empty one or the one used longest ago, and what is shared is copied there if that is worth it.
-    The last token of a prompt is always computed again, because its logits are wanted.
+    The end of a prompt is always computed again, because its logits are wanted: see `most_shared`.
     """
     contents = list(contents)
     free = [content for content in contents if content.free]
     if not free:
         return None
-    most = len(prompt) - 1
+    most = most_shared(prompt)
     shared = {content.slot: min(most, common_prefix(prompt, content.tokens)) for content in contents}
     # Of those that share as much, the free one that has least to lose.
     best = max(contents, key=lambda content: (shared[content.slot], content.free, -len(content.tokens), -content.slot))
@@ -66,6 +79,11 @@ def choose_slot(prompt: Sequence[int], contents: Iterable[Content]) -> Place | N
     if length - shared[target.slot] >= WORTH_COPYING_TOKENS:
         return Place(target.slot, best.slot, length)
     return Place(target.slot, None, shared[target.slot])
+
+
+def most_shared(prompt: Sequence[int]) -> int:
+    """Return how much of a prompt may be taken from a slot: what is left is a whole chunk."""
+    return max(0, len(prompt) - LEAST_CHUNK_TOKENS)
 
 
 def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:

@@ -133,7 +133,7 @@ def test_who_waits_is_admitted_in_order() -> None:
 
 
 def test_choices_of_one_prompt_compute_it_once() -> None:
-    """The others wait for the first, let strangers pass, and then copy all but the last token."""
+    """The others wait for the first, let strangers pass, and then copy all but the last two tokens."""
     state = State(4)
     shared = prompt(40)
     first, second, third = (Sequence(shared) for _ in range(3))
@@ -145,10 +145,10 @@ def test_choices_of_one_prompt_compute_it_once() -> None:
 
     assert [admission.sequence for admission in steps[0].admissions] == [first, stranger]
     copied = [admission for step in steps[1:] for admission in step.admissions]
-    assert [(admission.sequence, admission.length) for admission in copied] == [(second, 39), (third, 39)]
+    assert [(admission.sequence, admission.length) for admission in copied] == [(second, 38), (third, 38)]
     assert copied[0].copy_from == first.slot
     assert copied[1].copy_from in {first.slot, second.slot}
-    assert (first.cached, second.cached) == (0, 39)
+    assert (first.cached, second.cached) == (0, 38)
 
 
 def test_what_was_computed_is_found_again() -> None:
@@ -197,8 +197,8 @@ def test_what_is_given_away_in_a_step_is_not_found_in_it() -> None:
     state, (first, second, _) = filled(prompt(20, 100), prompt(20, 200), prompt(40))
     state.release(first)
     state.release(second)
-    state.add(Sequence((*prompt(40), 90)))
-    state.add(Sequence((*prompt(20, 100), 91)))
+    state.add(Sequence((*prompt(40), 90, 91)))
+    state.add(Sequence((*prompt(20, 100), 92, 93)))
 
     step = plan(state, LIMITS)
 
@@ -374,6 +374,31 @@ TestTraffic.settings = settings(deadline=None, max_examples=60, stateful_step_co
 
 
 @settings(deadline=None, max_examples=50)
+@given(
+    lengths=st.lists(st.integers(1, 100), min_size=1, max_size=12),
+    budgets=st.tuples(st.integers(4, 40), st.integers(4, 80)),
+    slots=st.integers(1, 5),
+)
+def test_no_chunk_is_a_single_token(lengths: list[int], budgets: tuple[int, int], slots: int) -> None:
+    """Unless the prompt is: runtimes round one token otherwise than several. And nobody gets more than is allowed."""
+    state, limits = State(slots), Limits(prefill_tokens=budgets[0], prefill_tokens_alone=budgets[1])
+    shared = prompt(100)
+    sequences = [Sequence(shared[:length]) for length in lengths]
+    for sequence in sequences:
+        state.add(sequence)
+    while any(len(sequence.tokens) < len(sequence.prompt) + 3 for sequence in sequences):
+        step = plan(state, limits)
+        for chunk in step.chunks:
+            left = len(chunk.sequence.tokens) - chunk.start - len(chunk.tokens)
+            assert left != 1
+            assert len(chunk.tokens) > 1 or len(chunk.sequence.prompt) == 1
+        assert sum(len(chunk.tokens) for chunk in step.chunks) <= max(budgets)
+        done(state, step)
+        for sequence in sequences:
+            if sequence.slot is not None and len(sequence.tokens) >= len(sequence.prompt) + 3:
+                state.release(sequence)
+
+
 @given(lengths=st.lists(st.integers(1, 100), min_size=1, max_size=12))
 def test_everybody_is_served(lengths: list[int]) -> None:
     """However many there are for three slots, each is decoded in a bounded number of steps."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from decoding.slots import WORTH_COPYING_TOKENS, Content, Place, choose_slot, common_prefix
+from decoding.slots import WORTH_COPYING_TOKENS, Content, Place, choose_slot, common_prefix, most_shared
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,22 +20,22 @@ def test_no_slot_is_free() -> None:
 
 
 def test_the_longest_beginning_wins() -> None:
-    """And all but the prompt's last token is used."""
+    """And all but the prompt's last two tokens is used: one alone would be rounded otherwise."""
     contents = [held(0, *LONG[:30]), held(1, *LONG), held(2)]
 
-    assert choose_slot(LONG, contents) == Place(1, None, 99)
+    assert choose_slot(LONG, contents) == Place(1, None, 98)
 
 
 def test_a_long_conversation_is_not_lost_for_a_short_beginning() -> None:
     """A system prompt that others share is copied out of it instead."""
     contents = [held(0, *LONG, *range(500, 900)), held(1)]
 
-    assert choose_slot((*LONG, 7), contents) == Place(1, 0, 100)
+    assert choose_slot((*LONG, 7, 8), contents) == Place(1, 0, 100)
 
 
 def test_it_is_lost_where_there_is_no_other_slot() -> None:
     """Computing the beginning again would not save it."""
-    assert choose_slot((*LONG, 7), [held(0, *LONG, *range(500, 900))]) == Place(0, None, 100)
+    assert choose_slot((*LONG, 7, 8), [held(0, *LONG, *range(500, 900))]) == Place(0, None, 100)
 
 
 def test_half_of_what_a_slot_holds_is_enough_to_take_it() -> None:
@@ -46,7 +46,7 @@ def test_half_of_what_a_slot_holds_is_enough_to_take_it() -> None:
 
 def test_a_running_neighbour_is_copied_from() -> None:
     """Its beginning stays as it is while it goes on."""
-    assert choose_slot((*LONG, 7), [held(0, *LONG, free=False), held(1)]) == Place(1, 0, 100)
+    assert choose_slot((*LONG, 7, 8), [held(0, *LONG, free=False), held(1)]) == Place(1, 0, 100)
 
 
 def test_a_few_tokens_are_computed_again() -> None:
@@ -78,15 +78,15 @@ def test_what_is_there_already_is_not_copied() -> None:
     """Of two that share as much, the one that loses nothing is taken; a copy that gains a few tokens is not made."""
     long = held(0, *LONG, *range(500, 900), last_used=2)
 
-    assert choose_slot((*LONG, 7), [long, held(1, *LONG, last_used=1), held(2)]) == Place(1, None, 100)
-    assert choose_slot((*LONG, 7), [long, held(1, *LONG[:90], *range(500, 900), last_used=1)]) == Place(1, None, 90)
+    assert choose_slot((*LONG, 7, 8), [long, held(1, *LONG, last_used=1), held(2)]) == Place(1, None, 100)
+    assert choose_slot((*LONG, 7, 8), [long, held(1, *LONG[:90], *range(500, 900), last_used=1)]) == Place(1, None, 90)
 
 
 def test_a_slot_that_is_copied_from_is_spared() -> None:
     """Though it was used longest ago."""
     contents = [held(0, *LONG, *range(500, 900), last_used=1), held(1, 900, last_used=2)]
 
-    assert choose_slot((*LONG, 7), contents) == Place(1, 0, 100)
+    assert choose_slot((*LONG, 7, 8), contents) == Place(1, 0, 100)
 
 
 TOKENS = st.lists(st.integers(0, 1), max_size=60)
@@ -104,10 +104,10 @@ def test_a_place_is_as_good_as_it_says(prompt: list[int], slots: list[tuple[int,
     taken = contents[place.slot]
     source = taken if place.copy_from is None else contents[place.copy_from]
     assert taken.free
-    assert place.length <= len(prompt) - 1
+    assert place.length <= most_shared(prompt) <= max(0, len(prompt) - 2)
     assert list(source.tokens[: place.length]) == prompt[: place.length]
     if source is not taken:
-        found_there = min(len(prompt) - 1, common_prefix(prompt, taken.tokens))
+        found_there = min(most_shared(prompt), common_prefix(prompt, taken.tokens))
         assert place.length - found_there >= WORTH_COPYING_TOKENS
     if any(content.free and not content.tokens for content in contents):
         assert not taken.tokens or (source is taken and 2 * place.length >= len(taken.tokens))
