@@ -67,9 +67,9 @@ def gateway(weights: None) -> Iterator[Gateway]:
 @pytest.fixture(scope="session")
 def gateway_apart(weights: None) -> Iterator[Gateway]:
     """Each backend in the environment of its own tests, which holds neither of the others."""
-    folder = os.environ.get("GATEWAY_TEST_ENVIRONMENTS")
+    folder = os.environ.get("TEST_ENVIRONMENTS")
     if folder is None:
-        pytest.skip("GATEWAY_TEST_ENVIRONMENTS does not say where the environments of the backends are (tox does)")
+        pytest.skip("TEST_ENVIRONMENTS does not say where the environments of the backends are (tox does)")
     interpreters = {backend: Path(folder) / backend / "bin" / "python" for backend in SETTINGS}
     if absent := [str(python) for python in interpreters.values() if not python.is_file()]:
         pytest.skip(f"{', '.join(absent)} is not there: run the tests of that backend first")
