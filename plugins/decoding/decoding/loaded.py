@@ -8,7 +8,16 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from core.api import EngineContext, EngineEvent, EngineInfo, EngineRequest, Load, Task
+from core.api import (
+    EngineContext,
+    EngineEvent,
+    EngineInfo,
+    EngineLoadError,
+    EngineRequest,
+    Load,
+    ModelSpec,
+    Task,
+)
 from decoding.engine import DecodingEngine
 from decoding.kind import Kind
 from decoding.runner import Embedder, Runner, Scorer
@@ -16,16 +25,15 @@ from decoding.scheduler import Limits
 from decoding.template import ChatTemplate
 from decoding.tokens import Vocabulary
 
-__all__ = ["TASKS", "LoadedModel", "LoadingEngine"]
+__all__ = ["LoadedModel", "LoadingEngine", "check_tasks"]
 
-TASKS: Mapping[Kind, frozenset[Task]] = MappingProxyType(
+_TASKS: Mapping[Kind, frozenset[Task]] = MappingProxyType(
     {
         "decoder": frozenset({"chat", "completion", "embeddings"}),
         "encoder": frozenset({"embeddings"}),
         "cross_encoder": frozenset({"rerank"}),
     }
 )
-"""What each kind of model can be asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +47,21 @@ class LoadedModel:
     embedder: Embedder | None = None
     scorer: Scorer | None = None
     info: EngineInfo
+
+
+def check_tasks(spec: ModelSpec, kind: Kind) -> None:
+    """Refuse a model that is declared for what its kind cannot do.
+
+    Raises:
+        EngineLoadError: with the remedy; trying again cannot help.
+    """
+    if others := set(spec.tasks) - _TASKS[kind]:
+        possible = ", ".join(f'"{task}"' for task in sorted(_TASKS[kind]))
+        msg = (
+            f"{spec.name} is declared for {', '.join(sorted(others))}, but it is of the kind {kind}: "
+            f"choose the tasks of {spec.deployment} from [{possible}]."
+        )
+        raise EngineLoadError(msg, permanent=True)
 
 
 class LoadingEngine(ABC):

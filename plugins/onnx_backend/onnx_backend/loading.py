@@ -6,7 +6,7 @@ from pathlib import Path
 
 from decoding.cpus import default_threads
 from decoding.folder import default_cache_dir, read_template
-from decoding.loaded import TASKS, LoadedModel
+from decoding.loaded import LoadedModel, check_tasks
 from decoding.memory import check_weights
 from decoding.scheduler import Limits
 from decoding.template import ChatTemplate
@@ -68,9 +68,7 @@ def _load(wanted: Wanted) -> Parts:
     by_shape = wanted.choice.kind == "coreml" and wanted.folder.likely_kind != "decoder"
     opened = wanted.open(DeviceChoice(device="cpu") if by_shape else None)
     kind = graph_kind(opened.session, wanted.folder.graph, wanted.folder.config)
-    if others := set(wanted.spec.tasks) - TASKS[kind]:
-        msg = f"{wanted.spec.name} is declared for {', '.join(sorted(others))}, but its graph is of the kind {kind}."
-        raise EngineLoadError(msg, permanent=True)
+    check_tasks(wanted.spec, kind)
     if kind != "decoder":
         return load_encoder(wanted, opened, kind)
     return load_decoder(wanted, wanted.open() if by_shape else opened)  # by its config.json it was none
@@ -98,6 +96,7 @@ def _loaded(wanted: Wanted, template: ChatTemplate, parts: Parts) -> LoadedModel
             details={
                 **parts.opened.details(wanted.choice),
                 "graph": wanted.folder.graph.name,
+                "context_tokens_requested": wanted.spec.context_tokens,
                 "threads": wanted.threads,
                 "weights_bytes": weights_bytes,
                 "kv_bytes": parts.kv_bytes,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelFolder"]
 
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _LIMITS = ("context_length", "max_position_embeddings", "n_positions", "seq_length")
 _COUNT_FROM_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "mpnet", "longformer"})
 
@@ -76,6 +77,12 @@ class ModelFolder:
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Read the tokenizer."""
+        if not any((self.path / name).is_file() for name in _TOKENIZERS):
+            msg = (
+                f"{self.path} has no tokenizer.json: name the folder that has it as the source, "
+                f'and the graph in it with the setting `graph` ("onnx/{self.graph.name}").'
+            )
+            raise EngineLoadError(msg, permanent=True)
         return self._read(AutoTokenizer)
 
     def ends(self, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -177,8 +177,8 @@ def test_context(tmp_path: Path, load: Load, made: dict[str, Any], tokens: int) 
     ("kind", "tasks", "told"),
     [
         ("encoder", ("chat", "completion", "embeddings"), "chat, completion, but"),
-        ("encoder", ("rerank",), "rerank, but its graph is of the kind encoder"),
-        ("cross_encoder", ("embeddings", "rerank"), "embeddings, but its graph"),
+        ("encoder", ("rerank",), "rerank, but it is of the kind encoder"),
+        ("cross_encoder", ("embeddings", "rerank"), "embeddings, but it"),
     ],
 )
 def test_tasks_of_another_kind(

@@ -219,16 +219,19 @@ def test_which_graph(folder: Path, load: Load) -> None:
 def test_tasks_of_another_kind(folder: Path, load: Load) -> None:
     """A graph decides what can be asked of it; only what it cannot do is named."""
     told = refused(load, folder, tasks=("rerank", "chat"))
-    assert told == "tiny is declared for rerank, but its graph is of the kind decoder."
+    assert told == (
+        "tiny is declared for rerank, but it is of the kind decoder: "
+        'choose the tasks of tiny@onnx from ["chat", "completion", "embeddings"].'
+    )
 
 
 def test_without_a_tokenizer(folder: Path, load: Load) -> None:
-    """Told with the folder, in the reader's own words."""
+    """As where a graph in a folder of graphs was named: the tokenizer is then one folder up."""
     for file in folder.glob("token*"):
         file.unlink()
     told = refused(load, folder)
-    assert told.startswith(f"{folder} cannot be loaded: ")
-    assert "a `tokenizers` library serialization file" in told
+    assert told.startswith(f"{folder} has no tokenizer.json")
+    assert 'the graph in it with the setting `graph` ("onnx/model.onnx")' in told
 
 
 def test_unknown_architecture(folder: Path, load: Load) -> None:

@@ -10,7 +10,7 @@ import transformers
 from decoding.cpus import default_threads
 from decoding.folder import end_tokens, ends_in, read_template
 from decoding.kind import kind_of
-from decoding.loaded import TASKS, LoadedModel
+from decoding.loaded import LoadedModel, check_tasks
 from decoding.memory import check_weights, fitting_slots
 from decoding.recipe import choose_pooling, read_recipe
 from decoding.scheduler import Limits
@@ -74,9 +74,7 @@ class _Loader:
 
     def load(self) -> LoadedModel:
         kind = kind_of(self._checkpoint.config)
-        if others := set(self._spec.tasks) - TASKS[kind]:
-            msg = f"{self._spec.name} is declared for {', '.join(sorted(others))}, but its weights are of a {kind}."
-            raise EngineLoadError(msg, permanent=True)
+        check_tasks(self._spec, kind)
         match kind:
             case "decoder":
                 return self._load_decoder()

@@ -52,7 +52,7 @@ def export_decoder(
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     layers = int(config.get("num_hidden_layers") or 0)
     progress.tell("exporting", 0.0 if layers else None)
-    with tempfile.TemporaryDirectory(dir=out.parent) as cache:
+    with tempfile.TemporaryDirectory(dir=out, prefix=".cache-") as cache:  # removed with it, should this be killed
         command = [sys.executable, "-I", "-u", "-m", "onnxruntime_genai.models.builder", "-i", str(source)]
         command += ["-o", str(out), "-p", _PRECISIONS[target, quantization], "-e", target, "-c", cache]
         process = subprocess.Popen(  # noqa: S603 - our own words and the names of folders
