@@ -99,8 +99,8 @@ def test_a_name_is_balanced_over_all(
     eventually(lambda: running.health()["requests_in_flight"] == 0)
 
 
-def test_a_deployment_can_be_addressed(running: Gateway, asking: openai.OpenAI, backend: str) -> None:
-    assert {ask(asking, f"smollm2-135m@{backend}", number) for number in range(3)} == {backend}
+def test_a_deployment_can_be_addressed(client: openai.OpenAI, backend: str) -> None:
+    assert {ask(client, f"smollm2-135m@{backend}", number) for number in range(3)} == {backend}
 
 
 def test_any_may_be_killed(running: Gateway, asking: openai.OpenAI, backends: frozenset[str], backend: str) -> None:
@@ -129,12 +129,12 @@ def test_any_may_be_killed(running: Gateway, asking: openai.OpenAI, backends: fr
     eventually(lambda: running.health()["requests_in_flight"] == 0)
 
 
-def test_health_says_who_is_dead(running: Gateway, asking: openai.OpenAI, backend: str) -> None:
+def test_health_says_who_is_dead(gateway: Gateway, client: openai.OpenAI, backend: str) -> None:
     """While the others answer."""
-    psutil.Process(pid_of(running, backend)).kill()
-    health = eventually(lambda: (found := running.health())["status"] == "degraded" and found, within_s=5)
-    answered_by = ask(asking, "gpt-4")
+    psutil.Process(pid_of(gateway, backend)).kill()
+    health = eventually(lambda: (found := gateway.health())["status"] == "degraded" and found, within_s=5)
+    answered_by = ask(client, "gpt-4")
 
     assert answered_by != backend
     assert any(f"smollm2-135m@{backend}" in reason for reason in health["reasons"])
-    eventually(lambda: running.health()["status"] == "healthy", within_s=120)
+    eventually(lambda: gateway.health()["status"] == "healthy", within_s=120)

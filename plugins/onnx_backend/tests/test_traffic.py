@@ -17,7 +17,7 @@ from onnx_backend.settings import OnnxSettings
 from core.api import EngineContext
 
 VOCABULARY = 49_152
-COUNT = 200
+COUNT = 80
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -36,19 +36,19 @@ async def engine(
 
 @pytest.mark.timeout(900)
 @pytest.mark.asyncio(loop_scope="module")
-async def test_two_hundred_requests_together(engine: OnnxEngine) -> None:
+async def test_many_requests_together(engine: OnnxEngine) -> None:
     """A fifth of them are left half-way. All slots are free at the end, and the texts are those of each request alone.
 
     Matrix products of different heights are rounded differently in the last bit, so a tie may fall differently:
-    at most one request in a hundred may differ, and none did when this was written.
+    at most one request may differ, and none did when this was written.
     """
     requests = random_requests(COUNT, seed=3, vocab_size=VOCABULARY, max_tokens=6)
 
-    together = await play(engine, requests, seed=4, spread_s=20.0)
+    together = await play(engine, requests, seed=4, spread_s=8.0)
 
     async with asyncio.timeout(10):
         while engine.load_now().running or engine.load_now().kv_used:
             await asyncio.sleep(0.01)
     different = await different_alone(engine, requests, together)
     assert sum(events is None for events in together) > COUNT // 10
-    assert len(different) <= COUNT // 100, different
+    assert len(different) <= 1, different
