@@ -50,11 +50,6 @@ class EncoderGraph:
     shape: Mapping[str, tuple[int | str | None, int | str | None]]
 
     @property
-    def takes_types(self) -> bool:
-        """It is told which tokens are of the first text, which of the second."""
-        return _TYPES in self.inputs
-
-    @property
     def one_by_one(self) -> bool:
         """It takes one text at a time."""
         return self.shape[_TOKENS][0] == 1

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from decoding.runner import Floats
 
-from core.api import RequestError
 from onnx_backend.buffers import kept_by
+from onnx_backend.embedding import embed
 from onnx_backend.graph import DecoderGraph
-from onnx_backend.pooling import Way, pool
+from onnx_backend.pooling import Way
 
 __all__ = ["GrowingRunner"]
 
@@ -121,18 +121,8 @@ class GrowingRunner:
         self._keep(slot, self._empty)
 
     def embed(self, inputs: Sequence[Sequence[int]]) -> Floats:
-        """See `decoding.runner.Runner.embed`; one by one, so that no vector depends on others.
-
-        Raises:
-            RequestError: the graph gives no vectors.
-        """
-        hidden = self._graph.hidden
-        if hidden is None:
-            msg = "This model's graph gives no vectors, of which embeddings are made."
-            raise RequestError(msg, param="model")
-        vectors = (self._graph.session.run([hidden], self._graph.whole(tokens))[0] for tokens in inputs)
-        pooled = [pool(found, [len(tokens)], self._pooling) for found, tokens in zip(vectors, inputs, strict=True)]
-        return np.concatenate(pooled)
+        """See `onnx_backend.embedding.embed`."""
+        return embed(self._graph, inputs, self._pooling)
 
     def _held(self, slot: int, length: int) -> list[_Array]:
         """Views of the first tokens that a slot holds, one tensor ``[1, heads, length, size]`` of each kind."""

@@ -11,10 +11,10 @@ import onnxruntime as ort
 from decoding.rows import SlotRows
 from decoding.runner import Floats
 
-from core.api import RequestError
 from onnx_backend.buffers import allocate, kept_by
+from onnx_backend.embedding import embed
 from onnx_backend.graph import DecoderGraph
-from onnx_backend.pooling import Way, pool
+from onnx_backend.pooling import Way
 
 __all__ = ["SharedBufferRunner"]
 
@@ -94,18 +94,8 @@ class SharedBufferRunner:
         self._rows.hold(slot, 0)
 
     def embed(self, inputs: Sequence[Sequence[int]]) -> Floats:
-        """See `decoding.runner.Runner.embed`; one by one, so that no vector depends on others.
-
-        Raises:
-            RequestError: the graph gives no vectors.
-        """
-        hidden = self._graph.hidden
-        if hidden is None:
-            msg = "This model's graph gives no vectors, of which embeddings are made."
-            raise RequestError(msg, param="model")
-        vectors = (self._graph.session.run([hidden], self._graph.whole(tokens))[0] for tokens in inputs)
-        pooled = [pool(found, [len(tokens)], self._pooling) for found, tokens in zip(vectors, inputs, strict=True)]
-        return np.concatenate(pooled)
+        """See `onnx_backend.embedding.embed`."""
+        return embed(self._graph, inputs, self._pooling)
 
     def _run(self, first: int, rows: int, new: int, longest: int) -> npt.NDArray[np.floating]:
         """Compute the new tokens of some rows; return each one's last logits, ``[rows, vocab_size]``, in our buffer."""
