@@ -13,7 +13,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import msgspec
 from pydantic import BaseModel
 
-from core.api.messages import EngineEvent, EngineInfo, EngineRequest, Load, Task
+from core.api.messages import EngineEvent, EngineInfo, Load
+from core.api.requests import EngineRequest, Task
 from core.api.specs import ModelSpec
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "ReplicaState",
     "RequestRecord",
     "RouteRequest",
+    "ScoringPolicy",
 ]
 
 ReplicaState = Literal["absent", "stopped", "starting", "ready", "draining", "failed"]
@@ -134,6 +136,11 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         slots: requests it can work on at once.
         load: last load it reported, to this HTTP worker or to the supervisor.
         in_flight: requests of this very HTTP worker that are on it now; exact.
+        in_flight_prompt_tokens: of those, the estimated prompt tokens of the ones without a first event.
+        in_flight_output_tokens: of those, the estimated tokens yet to come.
+        ttft_s: moving average of the time to the first event, measured by this worker; None before any.
+        token_s: moving average of the time per generated token after the first event; None before any.
+        measured_s_ago: seconds since the last of these measurements; 0 before any.
     """
 
     replica: str
@@ -144,18 +151,33 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     slots: int = 1
     load: Load = Load()
     in_flight: int = 0
+    in_flight_prompt_tokens: int = 0
+    in_flight_output_tokens: int = 0
+    ttft_s: float | None = None
+    token_s: float | None = None
+    measured_s_ago: float = 0.0
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """Ranks the candidates of one priority tier; one object per HTTP worker, called in its loop."""
+    """Ranks the candidates of one priority tier; one object per HTTP worker and route, called in its loop."""
 
     def rank(self, request: RouteRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         """Return a subset of ``candidates``, best first; an empty answer means: not this tier.
 
         Called once per tier tried. No I/O, no await, no change of its arguments; under 100 microseconds
-        for 100 candidates.
+        for 100 candidates. What raises, returns a candidate that it was not given, or takes longer than
+        ``routing.policy_timeout_s``, is logged and counted, and ``least_loaded`` ranks that request instead.
         """
+        ...
+
+
+@runtime_checkable
+class ScoringPolicy(Policy, Protocol):
+    """A policy that can say, for people, by what it ranks."""
+
+    def scores(self, request: RouteRequest, candidates: Sequence[Candidate]) -> Sequence[float]:
+        """Return one number per candidate, in their order; lower is better. Changes nothing."""
         ...
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict
 
 from core.api.errors import SpecError
-from core.api.messages import Task
+from core.api.requests import Task
 
 if TYPE_CHECKING:
     from core.api.protocols import Observer, Policy
@@ -49,6 +49,7 @@ Capability = Literal[
     "suffix",
     "dimensions",
     "token_prompts",
+    "continuation",
 ]
 LoadMode = Literal["startup", "on_demand"]
 

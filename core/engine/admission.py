@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from core.api.messages import ChatRequest, CompletionRequest, EngineRequest, RerankRequest
+from core.api.requests import ChatRequest, CompletionRequest, EngineRequest, RerankRequest
 
 __all__ = ["Admission", "Ticket", "count_endings", "estimate_prompt_tokens"]
 

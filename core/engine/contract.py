@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import math
 
-from core.api.messages import (
-    Embedding,
-    EngineEvent,
-    EngineRequest,
-    Finished,
-    ReasoningDelta,
-    Score,
-    TextDelta,
-    ToolCallDelta,
-    Usage,
-)
+from core.api.messages import Embedding, EngineEvent, Finished, ReasoningDelta, Score, TextDelta, ToolCallDelta, Usage
+from core.api.requests import EngineRequest
 from core.engine.admission import count_endings
 
 __all__ = ["ContractError", "StreamCheck"]

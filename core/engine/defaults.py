@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from core.api.messages import EmbeddingsRequest, EngineRequest, RerankRequest
+from core.api.requests import EmbeddingsRequest, EngineRequest, RerankRequest
 from core.api.specs import SamplingDefaults
 
 __all__ = ["with_defaults"]

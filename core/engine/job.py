@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator
 from typing import Literal, cast
 
 from core.api.errors import EngineBrokenError, EngineError, RequestError
-from core.api.messages import EngineEvent, EngineRequest
+from core.api.messages import EngineEvent
 from core.api.protocols import Engine
+from core.api.requests import EngineRequest
 from core.engine.admission import Ticket
 from core.engine.contract import ContractError, StreamCheck
 from core.engine.merge import TextMerger

@@ -13,18 +13,8 @@ from pathlib import Path
 from core.api.messages import Load
 from core.api.protocols import Candidate
 from core.routing.table import Deployment, Table
-from core.wire.frames import (
-    PROTOCOL,
-    ControlHello,
-    DeploymentStatus,
-    EnsureReady,
-    FromReplica,
-    FromSupervisor,
-    Hello,
-    ReplicaStatus,
-    Snapshot,
-    Welcome,
-)
+from core.wire.control import ControlHello, DeploymentStatus, EnsureReady, FromSupervisor, ReplicaStatus, Snapshot
+from core.wire.frames import PROTOCOL, FromReplica, Hello, Welcome
 from core.wire.stream import FrameStream, PeerGoneError, connect
 
 __all__ = ["Fleet", "Replica"]
@@ -214,16 +204,20 @@ class Fleet:
 
     async def _follow_once(self) -> None:
         control: FrameStream[FromSupervisor] = await connect(
-            str(self._socket), FromSupervisor, max_frame_bytes=self._max_frame_bytes
+            str(self._socket),
+            FromSupervisor,  # type: ignore[arg-type]  # a union stands for its members
+            max_frame_bytes=self._max_frame_bytes,
         )
         try:
             control.send(ControlHello(protocol=PROTOCOL, fingerprint=self.table.fingerprint, pid=os.getpid()))
             self._control = control
             while True:
                 async with asyncio.timeout(_SILENCE_S):  # TimeoutError is an OSError
-                    snapshot = (await control.receive())[-1]
+                    frames = await control.receive()
                 self.connected = True
-                self.update(snapshot)
+                for frame in frames:
+                    if isinstance(frame, Snapshot):
+                        self.update(frame)
         finally:
             control.close()
 

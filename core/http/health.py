@@ -12,7 +12,7 @@ from core.api.messages import Load
 from core.gateway import metrics
 from core.http.gateway import Gateway, gateway_of
 from core.routing.table import Deployment
-from core.wire.frames import ReplicaStatus
+from core.wire.control import ReplicaStatus
 
 __all__ = ["health", "livez", "metrics_page", "readyz"]
 

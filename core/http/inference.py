@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from sanic import HTTPResponse, Request
 
-from core.api.messages import EngineEvent, Finished, Task, Usage
+from core.api.messages import EngineEvent, Finished, Usage
 from core.api.protocols import RequestRecord, RouteRequest
+from core.api.requests import Task
 from core.dialects import openai
 from core.errors import GatewayError
 from core.gateway import metrics

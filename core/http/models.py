@@ -13,7 +13,7 @@ from core.dialects import openai
 from core.errors import GatewayError
 from core.http.gateway import Gateway, gateway_of
 from core.routing.table import Deployment
-from core.wire.frames import DeploymentStatus
+from core.wire.control import DeploymentStatus
 
 __all__ = ["list_models", "show_model"]
 

@@ -8,15 +8,18 @@ Only here is pluggy used.
 from __future__ import annotations
 
 from core.registry.build import build_table, make_launcher, make_observers, make_policy
+from core.registry.generation import Generation, build_generation
 from core.registry.registry import PluginRecord, Registry, RegistryError, load_registry
 from core.registry.weights import DeploymentWeights, FoundWeights
 
 __all__ = [
     "DeploymentWeights",
     "FoundWeights",
+    "Generation",
     "PluginRecord",
     "Registry",
     "RegistryError",
+    "build_generation",
     "build_table",
     "load_registry",
     "make_launcher",

@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from core.wire.frames import PROTOCOL, ControlHello, EnsureReady, Snapshot, ToSupervisor
+from core.wire.control import ControlHello, EnsureReady, Snapshot, ToSupervisor
+from core.wire.frames import PROTOCOL
 from core.wire.stream import FrameStream, PeerGoneError, serve
 
 __all__ = ["ControlServer"]

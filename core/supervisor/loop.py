@@ -38,7 +38,8 @@ from core.supervisor.snapshot import deployment_status, replica_status
 from core.supervisor.state import decide, due_s
 from core.supervisor.watch import Watcher
 from core.supervisor.words import log_line
-from core.wire.frames import RetireReply, Snapshot, Status
+from core.wire.control import Snapshot
+from core.wire.frames import RetireReply, Status
 
 __all__ = ["SOCKET_NAME", "Supervisor"]
 
@@ -159,7 +160,7 @@ class Supervisor:
         self._snapshots += 1
         now_s = _now_s()
         return Snapshot(
-            generation=self._snapshots,
+            number=self._snapshots,
             fingerprint=self._fingerprint,
             supervisor_pid=os.getpid(),
             draining=self._stopping,

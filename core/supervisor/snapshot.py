@@ -8,7 +8,7 @@ from core.api.messages import Load
 from core.api.protocols import ReplicaState
 from core.routing.table import Deployment
 from core.supervisor.replica import Replica
-from core.wire.frames import DeploymentStatus, ReplicaStatus
+from core.wire.control import DeploymentStatus, ReplicaStatus
 
 __all__ = ["deployment_status", "replica_status"]
 
@@ -39,7 +39,7 @@ def deployment_status(deployment: Deployment, replicas: Sequence[ReplicaStatus])
         deployment=deployment.spec.deployment,
         state=best.state,
         reason=best.reason,
-        load_mode=deployment.spec.load,
+        on_demand=deployment.on_demand,
         enabled=deployment.spec.enabled,
         replicas=tuple(replicas),
     )

@@ -6,16 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from core.wire.frames import (
-    PROTOCOL,
-    FromReplica,
-    Hello,
-    RetireIfIdle,
-    RetireReply,
-    Status,
-    Watch,
-    Welcome,
-)
+from core.wire.frames import PROTOCOL, FromReplica, Hello, RetireIfIdle, RetireReply, Status, Watch, Welcome
 from core.wire.stream import FrameStream, PeerGoneError, connect
 
 __all__ = ["Watcher"]

@@ -11,21 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.api.messages import (
-    ChatRequest,
-    Content,
     Embedding,
     EngineEvent,
-    EngineRequest,
     Finished,
     FinishReason,
-    Message,
-    Role,
     Score,
     TextDelta,
     TokenLogprob,
     ToolCallDelta,
     Usage,
 )
+from core.api.requests import ChatRequest, Content, EngineRequest, Message, Role
 from core.engine.contract import StreamCheck
 
 __all__ = ["Answer", "Call", "chat", "collect", "message", "new_id", "put_together"]

@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 
-from core.api.messages import EngineInfo, EngineRequest
+from core.api.messages import EngineInfo
 from core.api.protocols import ReplicaConfig
+from core.api.requests import EngineRequest
 from core.api.specs import BackendSpec, ModelSpec
 from core.wire.frames import (
     PROTOCOL,

@@ -16,8 +16,7 @@ union of their direction; anything else is a `FrameError` and ends the connectio
 Closing the connection is cancel; EOF is the replica's death. The supervisor speaks to a replica the
 same way, with `Watch` (answered by a `Status` at once and every ``interval_s``) and `RetireIfIdle`.
 
-**A conversation with the supervisor**: `ControlHello` -> then `Snapshot` at once and at each change;
-the worker may send `EnsureReady` at any time.
+`core.wire.control` has the frames between HTTP workers and the supervisor.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ import msgspec
 from core.api.messages import (
     Embedding,
     EngineInfo,
-    EngineRequest,
     Finished,
     Load,
     ReasoningDelta,
@@ -39,32 +37,25 @@ from core.api.messages import (
     ToolCallDelta,
     Usage,
 )
-from core.api.protocols import ReplicaState
-from core.api.specs import LoadMode
+from core.api.requests import EngineRequest
 
 __all__ = [
     "HEADER",
     "PROTOCOL",
     "Accepted",
-    "ControlHello",
-    "DeploymentStatus",
     "Done",
-    "EnsureReady",
     "Failed",
+    "Frame",
     "FrameDecoder",
     "FrameError",
     "FromReplica",
-    "FromSupervisor",
     "Hello",
     "Rejected",
-    "ReplicaStatus",
     "RetireIfIdle",
     "RetireReply",
-    "Snapshot",
     "Status",
     "Submit",
     "ToReplica",
-    "ToSupervisor",
     "Watch",
     "Welcome",
     "encode",
@@ -75,14 +66,14 @@ PROTOCOL = 1
 HEADER = struct.Struct(">I")
 
 
-class _Frame(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+class Frame(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """Base of the frames below."""
 
 
 # --- to and from a replica ----------------------------------------------------------------------
 
 
-class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):
+class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
     """First frame of a connection. ``fingerprint`` is of the alias table the peer was built from."""
 
     protocol: int
@@ -90,7 +81,7 @@ class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):
     peer: Literal["worker", "supervisor"]
 
 
-class Submit(_Frame, frozen=True, kw_only=True, tag="submit"):
+class Submit(Frame, frozen=True, kw_only=True, tag="submit"):
     """Serve this request.
 
     Attributes:
@@ -103,17 +94,17 @@ class Submit(_Frame, frozen=True, kw_only=True, tag="submit"):
     whole: bool = False
 
 
-class Watch(_Frame, frozen=True, kw_only=True, tag="watch"):
+class Watch(Frame, frozen=True, kw_only=True, tag="watch"):
     """Send a `Status` now and every ``interval_s`` seconds."""
 
     interval_s: float
 
 
-class RetireIfIdle(_Frame, frozen=True, kw_only=True, tag="retire"):
+class RetireIfIdle(Frame, frozen=True, kw_only=True, tag="retire"):
     """Stop admitting for ever if nothing is running or waiting; answered by `RetireReply`."""
 
 
-class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):
+class Welcome(Frame, frozen=True, kw_only=True, tag="welcome"):
     """The replica's answer to `Hello`."""
 
     protocol: int
@@ -122,13 +113,13 @@ class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):
     pid: int
 
 
-class Accepted(_Frame, frozen=True, kw_only=True, tag="accepted"):
+class Accepted(Frame, frozen=True, kw_only=True, tag="accepted"):
     """The request is admitted; events follow."""
 
     load: Load
 
 
-class Rejected(_Frame, frozen=True, kw_only=True, tag="rejected"):
+class Rejected(Frame, frozen=True, kw_only=True, tag="rejected"):
     """The request is not admitted; the connection stays usable.
 
     Attributes:
@@ -145,13 +136,13 @@ class Rejected(_Frame, frozen=True, kw_only=True, tag="rejected"):
     load: Load = Load()
 
 
-class Done(_Frame, frozen=True, kw_only=True, tag="done"):
+class Done(Frame, frozen=True, kw_only=True, tag="done"):
     """The stream is complete."""
 
     load: Load
 
 
-class Failed(_Frame, frozen=True, kw_only=True, tag="failed"):
+class Failed(Frame, frozen=True, kw_only=True, tag="failed"):
     """The stream ended in an error after `Accepted`.
 
     ``reason``: ``invalid`` (the request is at fault), ``engine`` (this request failed in the engine),
@@ -165,7 +156,7 @@ class Failed(_Frame, frozen=True, kw_only=True, tag="failed"):
     load: Load = Load()
 
 
-class Status(_Frame, frozen=True, kw_only=True, tag="status"):
+class Status(Frame, frozen=True, kw_only=True, tag="status"):
     """How a replica is; ``info`` is set once the model is loaded, ``error`` when loading failed or the engine broke."""
 
     load: Load
@@ -176,7 +167,7 @@ class Status(_Frame, frozen=True, kw_only=True, tag="status"):
     rss_bytes: int = 0
 
 
-class RetireReply(_Frame, frozen=True, kw_only=True, tag="retired"):
+class RetireReply(Frame, frozen=True, kw_only=True, tag="retired"):
     """Whether the replica was idle and now admits nothing any more."""
 
     retired: bool
@@ -199,81 +190,6 @@ FromReplica = (
     | Status
     | RetireReply
 )
-
-
-# --- to and from the supervisor -----------------------------------------------------------------
-
-
-class ControlHello(_Frame, frozen=True, kw_only=True, tag="control_hello"):
-    """First frame of an HTTP worker to the supervisor."""
-
-    protocol: int
-    fingerprint: str
-    pid: int
-
-
-class EnsureReady(_Frame, frozen=True, kw_only=True, tag="ensure_ready"):
-    """A request wants this deployment: load it if it is stopped. Idempotent."""
-
-    deployment: str
-
-
-class ReplicaStatus(_Frame, frozen=True, kw_only=True):
-    """One replica in a snapshot.
-
-    Attributes:
-        replica: ``<model>@<backend>#<index>``.
-        state: see design.md, section 1.
-        reason: why, for people: exit code and last words of a failed one.
-        socket: unix socket path; set while ready or draining.
-        restarts: how often it was restarted since the gateway started.
-        retry_in_s: when the next start is tried, in seconds from the snapshot; None when none is planned.
-    """
-
-    replica: str
-    state: ReplicaState
-    reason: str = ""
-    socket: str | None = None
-    pid: int | None = None
-    restarts: int = 0
-    retry_in_s: float | None = None
-    load: Load = Load()
-    info: EngineInfo | None = None
-    rss_bytes: int = 0
-
-
-class DeploymentStatus(_Frame, frozen=True, kw_only=True):
-    """One deployment in a snapshot: its replicas and the state that sums them up.
-
-    ``state`` is the best of its replicas: ready, draining, starting, stopped, failed, absent in that order.
-    """
-
-    deployment: str
-    state: ReplicaState
-    reason: str = ""
-    load_mode: LoadMode = "startup"
-    enabled: bool = True
-    replicas: tuple[ReplicaStatus, ...] = ()
-
-
-class Snapshot(_Frame, frozen=True, kw_only=True, tag="snapshot"):
-    """All that the supervisor knows, sent whole: at each change of state, and every second with fresh loads.
-
-    Attributes:
-        generation: grows with every snapshot of one supervisor.
-        fingerprint: of the table that the supervisor was built from.
-        draining: the gateway is shutting down.
-    """
-
-    generation: int
-    fingerprint: str
-    supervisor_pid: int
-    draining: bool = False
-    deployments: tuple[DeploymentStatus, ...] = ()
-
-
-ToSupervisor = ControlHello | EnsureReady
-FromSupervisor = Snapshot
 
 
 # --- bytes --------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from core.api import (
     Usage,
     hooks,
 )
-from core.api.messages import Content
+from core.api.requests import Content
 from core.api.specs import Capability
 from core.registry import (
     DeploymentWeights,

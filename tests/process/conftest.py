@@ -20,7 +20,8 @@ from core.routing.table import Deployment
 from core.settings import Settings
 from core.supervisor.local import LocalLauncher
 from core.supervisor.loop import SOCKET_NAME, Supervisor
-from core.wire.frames import PROTOCOL, Accepted, ControlHello, Done, FromReplica, Hello, Snapshot, Submit, Welcome
+from core.wire.control import ControlHello, Snapshot
+from core.wire.frames import PROTOCOL, Accepted, Done, FromReplica, Hello, Submit, Welcome
 from core.wire.stream import connect
 
 LIMIT_BYTES = 1 << 24

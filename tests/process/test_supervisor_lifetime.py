@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import time
 
-from core.wire.frames import (
-    Done,
-    EnsureReady,
-)
+from core.wire.control import EnsureReady
+from core.wire.frames import Done
 
 # --- on demand
 

@@ -14,7 +14,8 @@ import pytest
 
 from core.settings import Settings
 from core.supervisor.loop import SOCKET_NAME
-from core.wire.frames import PROTOCOL, ControlHello, Snapshot
+from core.wire.control import ControlHello, Snapshot
+from core.wire.frames import PROTOCOL
 from core.wire.stream import PeerGoneError, connect
 
 LIMIT_BYTES = 1 << 24

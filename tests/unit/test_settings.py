@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from core.api import ModelSpec
-from core.settings import DeploymentTable, Settings, SettingsError, load_settings
+from core.settings import DeploymentTable, RouteTable, Settings, SettingsError, load_settings
 
 EXAMPLE = Path(__file__).parents[2] / "gateway.example.toml"
 
@@ -194,9 +194,13 @@ def test_the_example_has_every_key() -> None:
     for name, table in live.items():
         if not isinstance(table, dict):
             continue
-        assert table.keys() == defaults(Settings.model_fields[name].annotation).keys(), name  # type: ignore[arg-type]
+        known = defaults(Settings.model_fields[name].annotation)  # type: ignore[arg-type]
+        assert example[name].keys() == known.keys(), name
+        assert table.keys() == {key for key, value in known.items() if value is not None}, name
     (deployment,) = example["deployments"].values()
     assert deployment.keys() == DeploymentTable.model_fields.keys()
+    (route,) = example["routes"].values()
+    assert route.keys() == RouteTable.model_fields.keys()
     assert "python" in example["backends"]["llamacpp"]
 
 
@@ -209,7 +213,9 @@ def test_the_example_tells_the_defaults_of_a_deployment() -> None:
     """As the spec has them."""
     (deployment,) = in_comments_too()["deployments"].values()
     spec = {field.name: field.default for field in dataclasses.fields(ModelSpec)}
-    for key in deployment.keys() - {"source", "settings", "idle_unload_s"}:
+    in_limits = {"max_waiting", "max_waiting_prompt_tokens"}
+    assert {key: deployment[key] for key in in_limits} == Settings().limits.model_dump(include=in_limits)
+    for key in deployment.keys() - {"source", "settings", "idle_unload_s"} - in_limits:
         default = spec.get(key, DeploymentTable.model_fields[key].default)
         assert deployment[key] == (list(default) if isinstance(default, tuple) else default), key
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from core.api.messages import ChatRequest
+from core.api.requests import ChatRequest
 from core.dialects.openai.decode import decode, invalid
 from core.dialects.openai.fields import CHAT
 from core.dialects.openai.generation import Count, GenerationBody, needs_of_sampling, sampling, wants_usage

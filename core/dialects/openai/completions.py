@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from core.api.messages import CompletionRequest
+from core.api.requests import CompletionRequest
 from core.dialects.openai.decode import decode, invalid
 from core.dialects.openai.fields import COMPLETION
 from core.dialects.openai.generation import GenerationBody, needs_of_sampling, sampling, wants_usage

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from core.api.messages import EmbeddingsRequest
+from core.api.requests import EmbeddingsRequest
 from core.dialects.openai.decode import decode, invalid
 from core.dialects.openai.fields import EMBEDDINGS
 from core.dialects.openai.generation import Count, ModelName

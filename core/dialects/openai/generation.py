@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from core.api.messages import Sampling
+from core.api.requests import Sampling
 from core.dialects.openai.fields import CHAT
 from core.dialects.openai.parsed import Needs
 from core.errors import GatewayError

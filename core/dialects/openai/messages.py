@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from core.api.messages import Content, FunctionCall, Message, ToolCall
+from core.api.requests import Content, FunctionCall, Message, ToolCall
 from core.dialects.openai.decode import invalid
 from core.dialects.openai.fields import CHAT
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from core.api.messages import ChatRequest, CompletionRequest, EmbeddingsRequest, EngineRequest, RerankRequest, Task
+from core.api.requests import ChatRequest, CompletionRequest, EmbeddingsRequest, EngineRequest, RerankRequest, Task
 from core.api.specs import Capability
 
 __all__ = ["Needs", "Parsed", "estimate_tokens", "new_id"]

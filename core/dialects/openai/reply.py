@@ -10,21 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.api.messages import (
-    ChatRequest,
-    CompletionRequest,
     Embedding,
-    EmbeddingsRequest,
     EngineEvent,
     Finished,
     FinishReason,
     ReasoningDelta,
-    RerankRequest,
     Score,
     TextDelta,
     TokenLogprob,
     ToolCallDelta,
     Usage,
 )
+from core.api.requests import ChatRequest, CompletionRequest, EmbeddingsRequest, RerankRequest
 from core.dialects.openai.parsed import Parsed
 from core.dialects.openai.rerank import ranking
 from core.dialects.openai.shapes import LegacyLogprobs, chat_logprobs, encode, unfinished, usage_body

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from core.api.messages import EngineEvent, RerankRequest, Score, Usage
+from core.api.messages import EngineEvent, Score, Usage
+from core.api.requests import RerankRequest
 from core.dialects.openai.decode import decode
 from core.dialects.openai.fields import RERANK
 from core.dialects.openai.generation import Count, ModelName

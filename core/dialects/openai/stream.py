@@ -9,19 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from core.api.messages import (
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingsRequest,
-    EngineEvent,
-    Finished,
-    ReasoningDelta,
-    RerankRequest,
-    TextDelta,
-    TokenLogprob,
-    ToolCallDelta,
-    Usage,
-)
+from core.api.messages import EngineEvent, Finished, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta, Usage
+from core.api.requests import ChatRequest, CompletionRequest, EmbeddingsRequest, RerankRequest
 from core.dialects.openai.parsed import Parsed
 from core.dialects.openai.shapes import LegacyLogprobs, chat_logprobs, encode, unfinished, usage_body
 from core.errors import GatewayError

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from core.api.messages import ResponseFormat, Tool, ToolChoice
+from core.api.requests import ResponseFormat, Tool, ToolChoice
 from core.dialects.openai.decode import invalid
 from core.dialects.openai.fields import CHAT
 from core.errors import GatewayError

@@ -13,8 +13,9 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from core.api.messages import CompletionRequest, EngineInfo, EngineRequest, Sampling, Task
+from core.api.messages import EngineInfo
 from core.api.protocols import Engine
+from core.api.requests import CompletionRequest, EngineRequest, Sampling, Task
 from core.api.specs import BackendSpec, Capability, ModelSpec
 from core.engine.defaults import with_defaults
 from core.engine.loading import make_engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from core.api.messages import EngineRequest
+from core.api.requests import EngineRequest
 from core.testing.suites.base import LONG, STORY, LoadedEngine, Suite
 
 __all__ = ["CancelSuite"]

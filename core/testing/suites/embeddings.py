@@ -6,7 +6,7 @@ import array
 import math
 import sys
 
-from core.api.messages import EmbeddingsRequest
+from core.api.requests import EmbeddingsRequest
 from core.testing.asking import new_id
 from core.testing.suites.base import LoadedEngine, Suite
 

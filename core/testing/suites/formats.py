@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.api.messages import ResponseFormat, Sampling, Tool, ToolChoice
+from core.api.requests import ResponseFormat, Sampling, Tool, ToolChoice
 from core.testing.asking import Answer, chat
 from core.testing.suites.base import STORY, LoadedEngine, Suite
 

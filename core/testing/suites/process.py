@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest_asyncio
 
-from core.api.messages import EngineRequest, ResponseFormat, Sampling, TextDelta, Tool
+from core.api.messages import TextDelta
+from core.api.requests import EngineRequest, ResponseFormat, Sampling, Tool
 from core.testing.asking import chat, message
 from core.testing.replica import Replica, ReplicaClient, start_replica
 from core.testing.suites.base import LONG, STORY, Suite

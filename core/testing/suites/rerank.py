@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from core.api.messages import RerankRequest
+from core.api.requests import RerankRequest
 from core.testing.asking import Answer, new_id
 from core.testing.suites.base import LoadedEngine, Suite
 

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from core.api.errors import RequestError
-from core.api.messages import CompletionRequest, Sampling
 from core.api.protocols import Engine
+from core.api.requests import CompletionRequest, Sampling
 from core.testing.asking import new_id
 from core.testing.suites.base import LONG, STORY, LoadedEngine, Suite
 

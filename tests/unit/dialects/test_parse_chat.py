@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from core.api.messages import (
+from core.api.requests import (
     ChatRequest,
     Content,
     FunctionCall,

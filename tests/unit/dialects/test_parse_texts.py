@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.api.messages import CompletionRequest, EmbeddingsRequest, RerankRequest, Sampling
+from core.api.requests import CompletionRequest, EmbeddingsRequest, RerankRequest, Sampling
 from core.dialects import openai
 from core.settings import LimitsTable
 

@@ -11,22 +11,15 @@ from typing import Any
 
 import pytest
 
-from core.api.messages import ChatRequest, Content, EngineInfo, Message
+from core.api.messages import EngineInfo
 from core.api.protocols import Candidate, RouteRequest
+from core.api.requests import ChatRequest, Content, Message
 from core.api.specs import BackendSettings, BackendSpec, ModelSpec
 from core.gateway.dispatch import Search
 from core.gateway.fleet import Fleet
 from core.routing.table import Deployment, Route, Table
-from core.wire.frames import (
-    PROTOCOL,
-    DeploymentStatus,
-    Hello,
-    ReplicaStatus,
-    Snapshot,
-    Submit,
-    ToReplica,
-    Welcome,
-)
+from core.wire.control import DeploymentStatus, ReplicaStatus, Snapshot
+from core.wire.frames import PROTOCOL, Hello, Submit, ToReplica, Welcome
 from core.wire.stream import FrameStream, PeerGoneError, serve
 
 Script = Callable[[FrameStream[Any], Submit], Awaitable[None]]
@@ -102,7 +95,7 @@ class Lab:
 
     def publish(self) -> None:
         self.fleet.table.deployments = self.deployments
-        snapshot = Snapshot(generation=1, fingerprint="f", supervisor_pid=1, deployments=tuple(self.statuses.values()))
+        snapshot = Snapshot(number=1, fingerprint="f", supervisor_pid=1, deployments=tuple(self.statuses.values()))
         self.fleet.update(snapshot)
 
     def search(self, *tiers: Sequence[str], policy: Any = None, **changes: Any) -> Search:

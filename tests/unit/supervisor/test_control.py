@@ -9,7 +9,8 @@ import socket
 import pytest
 
 from core.supervisor.control import ControlServer
-from core.wire.frames import PROTOCOL, ControlHello, DeploymentStatus, EnsureReady, FrameDecoder, Snapshot, encode
+from core.wire.control import ControlHello, DeploymentStatus, EnsureReady, Snapshot
+from core.wire.frames import PROTOCOL, FrameDecoder, encode
 from core.wire.stream import PeerGoneError, connect
 
 HELLO = ControlHello(protocol=PROTOCOL, fingerprint="f", pid=1)
@@ -37,7 +38,7 @@ class Desk:
     def snapshot(self) -> Snapshot:
         self.built += 1
         deployment = DeploymentStatus(deployment="m@b", state="ready", reason=self.padding)
-        return Snapshot(generation=self.state, fingerprint="f", supervisor_pid=1, deployments=(deployment,))
+        return Snapshot(number=self.state, fingerprint="f", supervisor_pid=1, deployments=(deployment,))
 
     def ensure_ready(self, deployment: str) -> None:
         self.wanted.append(deployment)
@@ -60,7 +61,7 @@ async def desk(tmp_path):
 
 
 async def newest(stream) -> int:
-    return (await stream.receive())[-1].generation
+    return (await stream.receive())[-1].number
 
 
 async def test_a_worker_gets_a_snapshot_at_once_and_at_each_publication(desk):
@@ -102,7 +103,7 @@ async def test_what_a_worker_wants_is_handed_on(desk):
     [
         EnsureReady(deployment="a@b"),
         ControlHello(protocol=PROTOCOL + 1, fingerprint="f", pid=1),
-        Snapshot(generation=1, fingerprint="f", supervisor_pid=1),
+        Snapshot(number=1, fingerprint="f", supervisor_pid=1),
     ],
 )
 async def test_who_does_not_begin_with_a_hello_we_understand_is_hung_up_on(desk, first):
@@ -144,8 +145,8 @@ async def test_a_worker_that_does_not_read_costs_no_memory_and_then_gets_the_new
         decoder, generation = FrameDecoder(Snapshot, LIMIT_BYTES), 0
         while generation != 1000:
             for snapshot in decoder.feed(await loop.sock_recv(slow, 1 << 16)):
-                assert snapshot.generation >= generation
-                generation = snapshot.generation
+                assert snapshot.number >= generation
+                generation = snapshot.number
         other.close()
 
 

@@ -59,7 +59,7 @@ def test_a_deployment_is_as_good_as_its_best_replica(states, best):
     ]
     status = deployment_status(DEPLOYMENT, replicas)
     assert (status.deployment, status.state, status.reason) == ("m@b", best, best)
-    assert (status.load_mode, status.enabled, len(status.replicas)) == ("on_demand", False, 2)
+    assert (status.on_demand, status.enabled, len(status.replicas)) == (True, False, 2)
 
 
 def test_the_log_says_what_happened_and_what_comes_next():

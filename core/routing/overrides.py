@@ -1,0 +1,35 @@
+"""Changes at run time, as the settings that an operator could have written instead. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from core.settings import BackendTable, DeploymentTable, Settings
+from core.wire.control import DeploymentOverride, Overrides
+
+__all__ = ["effective"]
+
+
+def effective(settings: Settings, overrides: Overrides) -> Settings:
+    """Return ``settings`` with ``overrides`` written into them; neither is changed."""
+    deployments, backends = dict(settings.deployments), dict(settings.backends)
+    for name, override in overrides.deployments.items():
+        deployments[name] = (deployments.get(name) or DeploymentTable()).model_copy(update=_given(override))
+    for name, enabled in overrides.backends.items():
+        backends[name] = (backends.get(name) or BackendTable()).model_copy(update={"enabled": enabled})
+    routes = {
+        name: table.model_copy(update={"models": None}) if name in overrides.aliases else table
+        for name, table in settings.routes.items()
+    }
+    return settings.model_copy(
+        update={
+            "deployments": deployments,
+            "backends": backends,
+            "aliases": {**settings.aliases, **overrides.aliases},
+            "routes": routes,
+        }
+    )
+
+
+def _given(override: DeploymentOverride) -> dict[str, object]:
+    return {key: value for key, value in msgspec.structs.asdict(override).items() if value is not None}
