@@ -16,7 +16,8 @@ from core.api.requests import Task
 from core.dialects import openai
 from core.errors import GatewayError
 from core.gateway import metrics
-from core.gateway.dispatch import Answer, ReplicaFailedError, Search
+from core.gateway.answer import Answer, ReplicaFailedError
+from core.gateway.search import Search
 from core.http.failures import error_response
 from core.http.gateway import Gateway, gateway_of
 from core.http.sse import EventStream

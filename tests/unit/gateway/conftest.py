@@ -15,8 +15,8 @@ from core.api.messages import EngineInfo
 from core.api.protocols import Candidate, RouteRequest
 from core.api.requests import ChatRequest, Content, Message
 from core.api.specs import BackendSettings, BackendSpec, ModelSpec
-from core.gateway.dispatch import Search
 from core.gateway.fleet import Fleet
+from core.gateway.search import Search
 from core.routing.table import Deployment, Route, Table
 from core.wire.control import DeploymentStatus, ReplicaStatus, Snapshot
 from core.wire.frames import PROTOCOL, Hello, Submit, ToReplica, Welcome

@@ -10,7 +10,7 @@ import pytest
 
 from core.api.messages import Finished, Load, TextDelta, Usage
 from core.errors import GatewayError
-from core.gateway.dispatch import Answer, ReplicaFailedError
+from core.gateway.answer import Answer, ReplicaFailedError
 from core.wire.control import ReplicaStatus
 from core.wire.frames import Accepted, Done, Failed, Rejected, Submit
 from core.wire.stream import FrameStream
