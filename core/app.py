@@ -19,7 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from core.http import routes
 from core.http.gateway import Gateway
 from core.http.guardian import Guardian, end_with_parent
 from core.observe import configure_logging
-from core.registry import Registry, build_table, load_registry, make_launcher, make_observers, make_policy
+from core.registry import Registry, build_table, load_registry, make_launcher, make_observers, make_policies
 from core.registry.registry import RegistryError
 from core.routing.table import Table
 from core.settings import Settings, SettingsError, load_settings
@@ -109,7 +109,7 @@ class _Parts:
 
     async def before_server_start(self, application: Sanic[Any, Any]) -> None:
         settings = self._settings
-        registry, table, policy = _load(settings)
+        registry, table, policies = _load(settings)
         run_dir = _inherited_run_dir()
         if run_dir is None:
             _say(table, application)
@@ -122,7 +122,7 @@ class _Parts:
             settings=settings,
             table=table,
             fleet=fleet,
-            policy=policy,
+            policies=policies,
             observers=make_observers(registry),
             started_unix_s=int(time.time()),
         )
@@ -158,10 +158,11 @@ class _Parts:
         self._supervising = asyncio.create_task(self._supervisor.run())
 
 
-def _load(settings: Settings) -> tuple[Registry, Table, Policy]:
+def _load(settings: Settings) -> tuple[Registry, Table, Mapping[str, Policy]]:
     try:
         registry = load_registry(settings.plugins)
-        return registry, build_table(registry, settings), make_policy(registry, settings)
+        table = build_table(registry, settings)
+        return registry, table, make_policies(registry, settings, table)
     except (SettingsError, RegistryError) as error:
         message = f"The gateway cannot start:\n{error}"
         raise SystemExit(message) from None

@@ -11,7 +11,7 @@ from pathlib import Path
 import core
 from core.api.errors import PreparationError
 from core.cli.common import assemble
-from core.registry import DeploymentWeights, Registry, make_launcher, make_policy
+from core.registry import DeploymentWeights, Registry, make_launcher, make_policies
 from core.routing.table import Table
 from core.settings import Settings, SettingsError
 
@@ -23,7 +23,7 @@ _OURS = "ai-gateway"
 def check(arguments: argparse.Namespace) -> int:
     """Print a line per mistake and per warning; mistakes alone make it fail."""
     settings, registry, table = assemble(arguments)
-    errors = list(_choices(registry, settings))
+    errors = list(_choices(registry, settings, table))
     warnings = [*_plugins(registry), *table.warnings, *_absent_weights(table, settings), *_rival_packages()]
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
@@ -34,11 +34,11 @@ def check(arguments: argparse.Namespace) -> int:
     return int(bool(errors))
 
 
-def _choices(registry: Registry, settings: Settings) -> Iterator[str]:
+def _choices(registry: Registry, settings: Settings, table: Table) -> Iterator[str]:
     """Whatever the configuration chooses by name, with its table."""
-    for make in (make_policy, make_launcher):
+    for make in (lambda: make_policies(registry, settings, table), lambda: make_launcher(registry, settings)):
         try:
-            make(registry, settings)
+            make()
         except SettingsError as error:
             yield from str(error).splitlines()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -27,7 +27,7 @@ class Gateway:
     settings: Settings
     table: Table
     fleet: Fleet
-    policy: Policy
+    policies: Mapping[str, Policy]
     observers: Sequence[Observer]
     started_unix_s: int
 

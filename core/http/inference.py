@@ -140,7 +140,7 @@ async def _answer(call: _Call, parse: Parse) -> HTTPResponse | None:
     timeout_s = min(limits.timeout_s, _timeout_header_s(call.request))
     search = call.search = Search(
         gateway.fleet,
-        gateway.policy,
+        gateway.policies[route.policy_key],
         route,
         RouteRequest(
             name=parsed.name,

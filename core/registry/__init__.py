@@ -7,7 +7,7 @@ Only here is pluggy used.
 
 from __future__ import annotations
 
-from core.registry.build import build_table, make_launcher, make_observers, make_policy
+from core.registry.build import build_table, make_launcher, make_observers, make_policies
 from core.registry.generation import Generation, build_generation
 from core.registry.registry import PluginRecord, Registry, RegistryError, load_registry
 from core.registry.weights import DeploymentWeights, FoundWeights
@@ -24,5 +24,5 @@ __all__ = [
     "load_registry",
     "make_launcher",
     "make_observers",
-    "make_policy",
+    "make_policies",
 ]

@@ -17,10 +17,10 @@ from core.registry.registry import Registry
 from core.routing.deployments import Declared
 from core.routing.table import Table, assemble
 from core.routing.words import how_to_get
-from core.settings import PluginsTable, Settings, SettingsError
+from core.settings import PluginsTable, RouteTable, Settings, SettingsError
 from core.words import describe, did_you_mean
 
-__all__ = ["build_table", "make_launcher", "make_observers", "make_policy"]
+__all__ = ["build_table", "make_launcher", "make_observers", "make_policies"]
 
 _log = logging.getLogger("gateway.registry")
 
@@ -45,6 +45,7 @@ def build_table(registry: Registry, settings: Settings) -> Table:
             chosen=("routing.policy", settings.routing.policy),
             not_loaded=not_loaded,
         ),
+        *_route_mistakes(registry, settings),
         *_mistakes(
             registry.launchers,
             settings.launchers,
@@ -68,15 +69,32 @@ def build_table(registry: Registry, settings: Settings) -> Table:
     return dataclasses.replace(table, warnings=tuple(warnings))
 
 
-def make_policy(registry: Registry, settings: Settings) -> Policy:
-    """Make the policy of ``[routing] policy`` for one HTTP worker; ``settings`` have passed `build_table`.
+def make_policies(registry: Registry, settings: Settings, table: Table) -> Mapping[str, Policy]:
+    """Make the policies of one HTTP worker, by `Route.policy_key`; ``settings`` have passed `build_table`.
+
+    The empty key is the global one. A route with a policy or settings of its own has an object of its own, so
+    that routes share no state.
 
     Raises:
-        SettingsError: its plugin cannot make it, or what it makes is no policy.
+        SettingsError: a plugin cannot make one, or what it makes is no policy; all mistakes, one a line.
     """
-    declared = registry.policies[settings.routing.policy]
-    with _blamed("routing.policy", declared):
-        policy: object = declared.spec.policy(_validated(declared, settings.policies))
+    policies: dict[str, Policy] = {}
+    mistakes = []
+    for key in sorted({"", *(route.policy_key for route in table.routes.values())}):
+        try:
+            policies[key] = _policy(registry, settings, key)
+        except SettingsError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise SettingsError("\n".join(mistakes))
+    return policies
+
+
+def _policy(registry: Registry, settings: Settings, key: str) -> Policy:
+    route = settings.routes[key] if key else RouteTable()
+    declared = registry.policies[route.policy or settings.routing.policy]
+    with _blamed(f'[routes."{key}"] policy' if key else "routing.policy", declared):
+        policy: object = declared.spec.policy(_validated(declared, settings.policies, route.settings))
         if not isinstance(policy, Policy):
             msg = "it has no method rank(request, candidates)"
             raise TypeError(msg)
@@ -130,9 +148,33 @@ def _mistakes(
             yield from describe(error, model=choices[name].spec.settings, where=where).splitlines()
 
 
-def _validated(declared: _Chosen, tables: _Tables) -> BaseModel:
+def _route_mistakes(registry: Registry, settings: Settings) -> Iterator[str]:
+    """Check policy and settings of each ``[routes."name"]``; what is wrong in ``[policies.*]`` is told there."""
+    for key, route in sorted(settings.routes.items()):
+        where = f'[routes."{key}"]'
+        name = route.policy or settings.routing.policy
+        declared = registry.policies.get(name)
+        if declared is None:
+            if route.policy:
+                hint = how_to_get(name, registry.policies, registry.not_loaded)
+                yield f"{where} policy: {name!r} is not there; {hint}"
+        elif route.policy or route.settings:
+            common = settings.policies.get(name, {}).keys() - route.settings.keys()
+            try:
+                _validated(declared, settings.policies, route.settings)
+            except ValidationError as error:
+                told = describe(
+                    error,
+                    model=declared.spec.settings,
+                    where=lambda path: "" if path and path[0] in common else f"{where} settings",  # noqa: B023
+                )
+                yield from (line for line in told.splitlines() if line.startswith(where))
+
+
+def _validated(declared: _Chosen, tables: _Tables, own: Mapping[str, Any] | None = None) -> BaseModel:
+    """The settings model of a plugin's table, with what a route says on top."""
     spec = declared.spec
-    return spec.settings.model_validate(tables.get(spec.name, {}))
+    return spec.settings.model_validate({**tables.get(spec.name, {}), **(own or {})})
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ class AliasRow:
         name: what a client writes.
         targets: names of models (or ids of deployments) in order; aliases among them are resolved.
         declared_by: `Declared.source` of everybody who offers it, or ``configuration``.
-        explicit: it stands in ``[aliases]``, so its order counts before priorities.
+        explicit: it is configured, so its order counts before priorities.
     """
 
     name: str
@@ -35,10 +35,14 @@ class AliasRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Aliases:
-    """What `build_aliases` found; ``rows`` and ``tiers`` have the same keys, sorted."""
+    """What `build_aliases` found; ``rows`` and ``tiers`` have the same keys, sorted.
+
+    ``configured`` is what the configuration says aliases stand for, in ``[aliases]`` or ``[routes]``, as written.
+    """
 
     rows: Mapping[str, AliasRow]
     tiers: Mapping[str, Tiers]
+    configured: Mapping[str, tuple[str, ...]]
     warnings: tuple[str, ...]
     mistakes: tuple[str, ...]
 
@@ -57,16 +61,18 @@ def build_aliases(
     left_out: Mapping[str, str],
     not_loaded: Mapping[str, str],
 ) -> Aliases:
-    """Merge what models offer, then let ``[aliases]`` replace whole rows.
+    """Merge what models offer, then let ``[aliases]`` and the ``models`` of ``[routes]`` replace whole rows.
 
     ``left_out`` tells of declared deployments that are not there, by id, why; ``not_loaded`` of plugins.
     """
     builder = _Builder(deployments, models, settings, left_out, not_loaded)
-    for name in sorted(builder.offers.keys() | settings.aliases.keys()):
+    for name in sorted(builder.offers.keys() | builder.configured.keys()):
         builder.add(name)
+    builder.check_routes()
     return Aliases(
         rows=builder.rows,
         tiers=builder.tiers,
+        configured=builder.configured,
         warnings=tuple(builder.warnings),
         mistakes=tuple(dict.fromkeys(builder.mistakes)),
     )
@@ -89,8 +95,9 @@ class _Builder:
         self._models = models
         self._left_out = left_out
         self._not_loaded = not_loaded
-        self._configured = settings.aliases
         self._settings = settings
+        self._by_route = {name: table.models for name, table in settings.routes.items() if table.models is not None}
+        self.configured: Mapping[str, tuple[str, ...]] = {**settings.aliases, **self._by_route}
         self.offers: dict[str, list[Deployment]] = {}
         for deployment in deployments.values():
             for alias in deployment.spec.aliases:
@@ -103,17 +110,33 @@ class _Builder:
             )
             return
         if "@" in name:
-            self.mistakes.append(f'[aliases] "{name}": an alias holds no @, which is for deployments')
+            self.mistakes.append(f"{self._where(name)}: an alias holds no @, which is for deployments")
             return
-        explicit = name in self._configured
-        if explicit and not self._configured[name]:
+        explicit = name in self.configured
+        if explicit and not self.configured[name]:
             return  # an empty list takes a declared alias away
         targets, tiers = self._meaning(name, ())
         self.tiers[name] = tiers
         self.rows[name] = AliasRow(name=name, targets=targets, declared_by=self._declared_by(name), explicit=explicit)
 
+    def check_routes(self) -> None:
+        """Each ``[routes."name"]`` is of a name that is known, and defines it only if ``[aliases]`` does not."""
+        for name, table in sorted(self._settings.routes.items()):
+            if table.models is not None and name in self._settings.aliases:
+                self.mistakes.append(f"{self._where(name)}: [aliases] defines {name!r} too; keep one of the two")
+            elif name not in self._known():
+                self.mistakes.append(
+                    f'[routes."{name}"]: {self._unknown(name)}; or say what it stands for: models = [...]'
+                )
+
+    def _where(self, name: str) -> str:
+        return f'[routes."{name}"] models' if name in self._by_route else f'[aliases] "{name}"'
+
+    def _known(self) -> set[str]:
+        return self._models.keys() | self._deployments.keys() | self.offers.keys() | self.configured.keys()
+
     def _declared_by(self, name: str) -> tuple[str, ...]:
-        if name in self._configured:
+        if name in self.configured:
             return (CONFIGURATION,)
         tables = self._settings.deployments
         return tuple(
@@ -137,11 +160,11 @@ class _Builder:
             told = " -> ".join((*cycle[first:], *cycle[: first + 1]))
             self.mistakes.append(f"[aliases] {told}: a cycle; an alias must lead to a model")
             return (), ()
-        if self._configured.get(name):
+        if self.configured.get(name):
             return self._in_order(name, (*path, name))
-        if name in self.offers and name not in self._configured:
+        if name in self.offers and name not in self.configured:
             return self._offered(name)
-        self.mistakes.append(f'[aliases] "{path[-1]}": {self._unknown(name)}')
+        self.mistakes.append(f"{self._where(path[-1])}: {self._unknown(name)}")
         return (), ()
 
     def _in_order(self, name: str, path: tuple[str, ...]) -> tuple[tuple[str, ...], Tiers]:
@@ -149,7 +172,7 @@ class _Builder:
         targets: dict[str, None] = {}
         tiers: list[tuple[Deployment, ...]] = []
         placed: set[str] = set()
-        for entry in self._configured[name]:
+        for entry in self.configured[name]:
             entry_targets, entry_tiers = self._meaning(entry, path)
             targets |= dict.fromkeys(entry_targets)
             for tier in entry_tiers:
@@ -169,6 +192,5 @@ class _Builder:
         for deployment, why in sorted(self._left_out.items()):
             if name in (deployment, deployment.partition("@")[0]):
                 return why
-        known = self._models.keys() | self._deployments.keys() | self.offers.keys() | self._configured.keys()
-        hint = did_you_mean(name, known) + list_not_loaded(self._not_loaded)
+        hint = did_you_mean(name, self._known()) + list_not_loaded(self._not_loaded)
         return f"there is no model, alias or deployment {name!r}; {hint}"

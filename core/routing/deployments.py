@@ -13,7 +13,7 @@ from core.api.errors import SpecError
 from core.api.specs import BackendSpec, ModelSpec
 from core.models import parse_source
 from core.routing.words import how_to_get, list_not_loaded
-from core.settings import BackendTable, DeploymentTable, Settings
+from core.settings import BackendTable, DeploymentTable, LimitsTable, Settings
 from core.words import describe, did_you_mean
 
 __all__ = ["CONFIGURATION", "Declared", "Deployment", "Deployments", "build_deployments"]
@@ -21,6 +21,7 @@ __all__ = ["CONFIGURATION", "Declared", "Deployment", "Deployments", "build_depl
 CONFIGURATION = "configuration"
 SpecT = TypeVar("SpecT")
 
+_LIMITS = LimitsTable()
 _SPEC_KEYS = DeploymentTable.model_fields.keys() & {field.name for field in dataclasses.fields(ModelSpec)}
 
 
@@ -51,6 +52,10 @@ class Deployment:
         replicas: processes that serve it.
         idle_unload_s: unload after this many seconds without requests; None: never.
         declared_by: `Declared.source`, or ``configuration``.
+        pinned: never unloaded to make room for another deployment.
+        max_waiting: requests that may wait per replica.
+        max_waiting_prompt_tokens: estimated prompt tokens that may wait per replica.
+        disabled_because: why ``spec.enabled`` is false, where another table than its own decided so; else empty.
     """
 
     spec: ModelSpec
@@ -60,6 +65,10 @@ class Deployment:
     replicas: int
     idle_unload_s: float | None
     declared_by: str
+    pinned: bool = False
+    max_waiting: int = _LIMITS.max_waiting
+    max_waiting_prompt_tokens: int = _LIMITS.max_waiting_prompt_tokens
+    disabled_because: str = ""
 
     @property
     def id(self) -> str:
@@ -147,14 +156,20 @@ class _Builder:
             return
         table = table or DeploymentTable()
         backend_table = self._settings.backends.get(spec.backend) or BackendTable()
+        limits = self._settings.limits
+        because = "" if backend_table.enabled else f"the backend {spec.backend} is disabled"
         self.built[name] = Deployment(
-            spec=spec,
+            spec=dataclasses.replace(spec, enabled=False) if because else spec,
             backend=backend.spec,
             settings=self._validated(backend.spec, backend_table.plugin_settings, table.settings, where),
             python=backend_table.python,
             replicas=table.replicas,
             idle_unload_s=table.idle_unload_s,
             declared_by=declared_by,
+            pinned=table.pinned,
+            max_waiting=limits.max_waiting if table.max_waiting is None else table.max_waiting,
+            max_waiting_prompt_tokens=table.max_waiting_prompt_tokens or limits.max_waiting_prompt_tokens,
+            disabled_because=because,
         )
 
     def _missing(self, backend: str) -> str:

@@ -12,29 +12,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 from core.api.specs import BackendSpec, ModelSpec
 from core.errors import GatewayError
-from core.routing.aliases import AliasRow, Tiers, build_aliases, tiers_of
+from core.routing.aliases import AliasRow, Tiers, build_aliases
 from core.routing.deployments import Declared, Deployment, build_deployments
+from core.routing.routes import Route, RouteOptions, build_routes
 from core.settings import Settings, SettingsError
 
-__all__ = ["AliasRow", "Declared", "Deployment", "Route", "Table", "Tiers", "assemble"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Route:
-    """What a name means.
-
-    Attributes:
-        name: as the client wrote it.
-        tiers: the enabled deployments, best tier first; the deployments of a tier are equals, sorted by id.
-    """
-
-    name: str
-    kind: Literal["model", "alias", "deployment"]
-    tiers: Tiers
+__all__ = ["AliasRow", "Declared", "Deployment", "Route", "RouteOptions", "Table", "Tiers", "assemble"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,16 +81,13 @@ def assemble(
     aliases = build_aliases(deployments, by_model, settings, left_out=built.left_out, not_loaded=not_loaded)
     if mistakes := built.mistakes + aliases.mistakes:
         raise SettingsError("\n".join(mistakes))
-    routes = {name: Route(name=name, kind="deployment", tiers=tiers_of([one])) for name, one in deployments.items()}
-    routes |= {name: Route(name=name, kind="alias", tiers=tiers) for name, tiers in aliases.tiers.items()}
-    routes |= {name: Route(name=name, kind="model", tiers=tiers_of(ones)) for name, ones in by_model.items()}
     return Table(
         deployments=deployments,
         models=by_model,
         aliases=aliases.rows,
-        routes=dict(sorted(routes.items())),
+        routes=build_routes(deployments, by_model, aliases, settings),
         warnings=(*built.left_out.values(), *aliases.warnings),
-        fingerprint=_fingerprint(backends, deployments, aliases.rows),
+        fingerprint=_fingerprint(backends, deployments, aliases.rows, settings),
     )
 
 
@@ -116,6 +100,7 @@ def _fingerprint(
     backends: Mapping[str, Declared[BackendSpec]],
     deployments: Mapping[str, Deployment],
     aliases: Mapping[str, AliasRow],
+    settings: Settings,
 ) -> str:
     def plain(deployment: Deployment) -> dict[str, Any]:
         return {
@@ -127,11 +112,14 @@ def _fingerprint(
             "python": deployment.python,
             "replicas": deployment.replicas,
             "idle_unload_s": deployment.idle_unload_s,
+            "max_waiting": deployment.max_waiting,
+            "max_waiting_prompt_tokens": deployment.max_waiting_prompt_tokens,
             "declared_by": deployment.declared_by,
         }
 
     content = {
         "deployments": {name: plain(deployment) for name, deployment in deployments.items()},
         "aliases": {name: dataclasses.asdict(row) for name, row in aliases.items()},
+        "routing": settings.model_dump(mode="json", include={"routing", "routes", "policies"}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from core.observe import LogObserver
-from core.registry import build_table, load_registry, make_launcher, make_observers, make_policy
+from core.registry import build_table, load_registry, make_launcher, make_observers, make_policies
 from core.routing.policies import LeastLoaded
 from core.routing.table import Table
 from core.settings import Settings, SettingsError
@@ -64,8 +64,11 @@ def test_the_defaults_are_there() -> None:
     configured = settings()
     registry = load_registry(configured.plugins)
 
-    assert build_table(registry, configured).deployments == {}
-    assert isinstance(make_policy(registry, configured), LeastLoaded)
+    table = build_table(registry, configured)
+    (policy,) = make_policies(registry, configured, table).values()
+
+    assert table.deployments == {}
+    assert isinstance(policy, LeastLoaded)
     (observer,) = make_observers(registry)
     assert isinstance(observer, LogObserver)
     assert isinstance(make_launcher(registry, configured), LocalLauncher)
@@ -83,8 +86,10 @@ def test_a_plugins_own_settings_reach_it(install: Install) -> None:
     )
     registry = load_registry(configured.plugins)
 
-    assert build_table(registry, configured).deployments["m@mine"].settings.model_dump() == {"speed": 4}
-    assert vars(make_policy(registry, configured)) == {"speed": 2}
+    table = build_table(registry, configured)
+
+    assert table.deployments["m@mine"].settings.model_dump() == {"speed": 4}
+    assert vars(make_policies(registry, configured, table)[""]) == {"speed": 2}
     assert vars(make_launcher(registry, configured)) == {"speed": 3}
 
 
@@ -169,10 +174,16 @@ def test_a_denied_plugin_that_is_named(install: Install) -> None:
 def test_a_policy_that_is_none(install: Install) -> None:
     """Is refused at start, not at the first request."""
     install("mine", MINE)
-    configured = settings(routing={"policy": "bad"})
+    configured = settings(routing={"policy": "bad"}, routes={"m": {"policy": "bad"}})
+    registry = load_registry(configured.plugins)
 
-    with pytest.raises(SettingsError, match=r"'bad' of ai-gateway-mine 1\.0 \(mine\) cannot be made"):
-        make_policy(load_registry(configured.plugins), configured)
+    with pytest.raises(SettingsError) as caught:
+        make_policies(registry, configured, build_table(registry, configured))
+
+    told = "'bad' of ai-gateway-mine 1.0 (mine) cannot be made: TypeError: "
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"routing.policy: {told}")
+    assert second.startswith(f'[routes."m"] policy: {told}')
 
 
 def test_a_launcher_that_cannot_be_imported(install: Install) -> None:
