@@ -14,7 +14,6 @@ import gc
 import importlib
 import io
 import logging
-import math
 import os
 import signal
 import sys
@@ -24,20 +23,14 @@ from typing import cast
 
 import msgspec
 
-from core.api.errors import EngineLoadError
-from core.api.protocols import Engine, ReplicaConfig
+from core.api.protocols import ReplicaConfig
 from core.engine.host import Host
-from core.engine.loading import make_engine
+from core.engine.life import CLOSE_S, Life
 from core.wire.exits import ExitCode
 
 _log = logging.getLogger("core.engine")
 
-_SAME_ORDER_S = 1.0
-_CLOSE_S = 3.0
-"""How long an engine may take to give back what it holds."""
 _GRACE_S = 1.0
-_LINGER_S = 0.5
-"""How long a failed replica stays for its watchers to learn why."""
 
 
 def main() -> int:
@@ -69,59 +62,23 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _replica(config: ReplicaConfig, stdin: io.FileIO) -> ExitCode:
-    host = Host(config)
-    engine: Engine | None = None
-    await host.listen()
-
-    async def load() -> None:
-        nonlocal engine
-        engine = await asyncio.to_thread(make_engine, config)
-        host.ready(engine, await engine.load())
-
-    told_s = -math.inf
-
-    def terminate() -> None:
-        nonlocal told_s
-        # A service manager tells every process of a service, and the supervisor tells its own: that is one order.
-        again = loop.time() - told_s < _SAME_ORDER_S
-        told_s = loop.time()
-        if again:
-            return
-        drain_s = 0.0 if host.draining else config.drain_timeout_s
-        _exit_within(drain_s + _CLOSE_S)
-        host.drain(drain_s)
-        loading.cancel()
-
     loop = asyncio.get_running_loop()
-    loading = asyncio.create_task(load())
-    loop.add_signal_handler(signal.SIGTERM, terminate)
-    threading.Thread(target=_await_parents_end, args=(stdin, config, host, loop, terminate), daemon=True).start()
-    last_words, code = "", ExitCode.DRAINED
-    try:
-        await loading
-        loop.add_signal_handler(signal.SIGTERM, terminate)  # again, as native runtimes install their own
+    host = Host(config)
+
+    def heed_sigterm() -> None:
+        loop.add_signal_handler(signal.SIGTERM, life.terminate)
+
+    def ready() -> None:
+        heed_sigterm()  # again, as native runtimes install their own
         gc.collect()
         gc.freeze()  # a runtime's hundred thousand objects stay: collections need not walk them under load
-        await host.ending()
-        if host.broken:
-            _exit_within(config.drain_timeout_s + _CLOSE_S)
-        await host.drained()
-        if host.broken:
-            last_words, code = host.broken, ExitCode.ENGINE_BROKEN
-    except asyncio.CancelledError:
-        _log.info("told to end while loading")
-    except EngineLoadError as error:
-        last_words = str(error)
-        code = ExitCode.LOAD_FAILED_FOR_GOOD if error.permanent else ExitCode.LOAD_FAILED
-    except Exception as error:  # noqa: BLE001 - a plugin's bug is reported as a failed load
-        _log.exception("loading failed in an unforeseen way")
-        last_words, code = f"{type(error).__name__}: {error}", ExitCode.LOAD_FAILED
-    if last_words:
-        host.fail(last_words, permanent=code == ExitCode.LOAD_FAILED_FOR_GOOD)
-        await asyncio.sleep(_LINGER_S)
-    await _close(host, engine)
+
+    life = Life(host, config, on_ready=ready, over_within=_exit_within)
+    heed_sigterm()
+    threading.Thread(target=_await_parents_end, args=(stdin, config, host, loop, life.terminate), daemon=True).start()
+    code = await life.run()
     with contextlib.suppress(OSError):  # who read our standard error may be gone
-        sys.stderr.write(f"{last_words}\n" if last_words else "")
+        sys.stderr.write(f"{life.last_words}\n" if life.last_words else "")
         sys.stderr.flush()
     return code
 
@@ -133,24 +90,13 @@ def _await_parents_end(
     while stdin.read(4096):
         pass
     if not host.draining:
-        _exit_within(config.drain_timeout_s + _CLOSE_S)
+        _exit_within(config.drain_timeout_s + CLOSE_S)
         loop.call_soon_threadsafe(terminate)
 
 
 def _exit_within(seconds: float) -> None:
     """End this process by then, with a dump of its stacks: a C thread does it, whoever holds the interpreter."""
     faulthandler.dump_traceback_later(seconds + _GRACE_S, exit=True)
-
-
-async def _close(host: Host, engine: Engine | None) -> None:
-    _exit_within(_CLOSE_S)
-    await host.close()
-    if engine is not None:
-        try:
-            async with asyncio.timeout(_CLOSE_S):
-                await engine.close()
-        except Exception:  # noqa: BLE001 - the process ends all the same
-            _log.exception("the engine did not close well")
 
 
 if __name__ == "__main__":
