@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from core.testing.asking import Answer, chat, collect, put_together
     from core.testing.conformance import EngineConformance
     from core.testing.gateway import Gateway, eventually, start_gateway
+    from core.testing.in_process import InProcessLauncher
     from core.testing.replica import Replica, ReplicaClient, replica_config, start_replica
     from core.testing.weights import demo_weights, weights_of
 
@@ -21,6 +22,7 @@ __all__ = [
     "Answer",
     "EngineConformance",
     "Gateway",
+    "InProcessLauncher",
     "Replica",
     "ReplicaClient",
     "chat",
@@ -38,6 +40,7 @@ _MODULES = {
     "asking": ("Answer", "chat", "collect", "put_together"),
     "conformance": ("EngineConformance",),
     "gateway": ("Gateway", "eventually", "start_gateway"),
+    "in_process": ("InProcessLauncher",),
     "replica": ("Replica", "ReplicaClient", "replica_config", "start_replica"),
     "weights": ("demo_weights", "weights_of"),
 }
