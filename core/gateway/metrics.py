@@ -1,33 +1,36 @@
 """What is counted and timed, in Prometheus' terms; right over several HTTP workers.
 
 With ``PROMETHEUS_MULTIPROC_DIR`` set, every worker writes its values to files there and each of them can
-answer for all. docs/metrics.md lists the names, modelled on vLLM's; a test keeps it true.
+answer for all (`core.gateway.exposition`). docs/metrics.md lists the names, modelled on vLLM's; a test keeps it true.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import os
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import Counter, Gauge, Histogram
 
 from core.api.protocols import RequestRecord
-from core.gateway.fleet import Fleet
+from core.wire.control import BreakerState
 
 __all__ = [
-    "DeploymentStatistics",
+    "BREAKER_STATES",
+    "NAMESPACE",
+    "breaker_changed",
+    "count_budget_exhausted",
+    "count_continuation",
+    "count_hedge",
+    "count_policy_failure",
+    "count_replica_failure",
+    "count_retry",
     "flush",
     "observe",
-    "quantile",
-    "render",
     "request_began",
-    "statistics",
     "token_interval",
 ]
 
@@ -35,8 +38,9 @@ NAMESPACE = "gateway"
 _LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 _INTERVAL_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5)
 _NOBODY = ""
-_SERVER_ERROR = 500
 _FLUSH_S = 0.1
+# As numbers they can be compared: the greatest is the worst.
+BREAKER_STATES: Mapping[BreakerState, int] = {"closed": 0, "half_open": 1, "open": 2}
 
 _requests = Counter("requests", "Requests finished, by HTTP status.", ("task", "status"), namespace=NAMESPACE)
 _in_flight = Gauge(
@@ -62,6 +66,45 @@ _cached_tokens = Counter(
 _generation_tokens = Counter("generation_tokens", "Generated tokens.", ("deployment",), namespace=NAMESPACE)
 _decode_s = Counter(
     "decode_seconds", "Time between first and last event, summed over requests.", ("deployment",), namespace=NAMESPACE
+)
+_retries = Counter("retries", "Attempts after one that failed, by what had failed.", ("reason",), namespace=NAMESPACE)
+_budget_exhausted = Counter(
+    "retry_budget_exhausted",
+    "Retries, continuations and hedges that the retry budget did not allow.",
+    namespace=NAMESPACE,
+)
+_hedges = Counter("hedges", "Second attempts for want of a first token, by outcome.", ("outcome",), namespace=NAMESPACE)
+_continuations = Counter(
+    "continuations",
+    "Streams whose replica died after their first token, by outcome.",
+    ("outcome",),
+    namespace=NAMESPACE,
+)
+_policy_failures = Counter(
+    "policy_failures",
+    "Requests that least_loaded ranked because their policy failed.",
+    ("policy", "reason"),
+    namespace=NAMESPACE,
+)
+_replica_failures = Counter(
+    "replica_failures",
+    "Failures that count for the circuit breaker.",
+    ("deployment", "replica", "reason"),
+    namespace=NAMESPACE,
+)
+_breaker_state = Gauge(
+    "circuit_breaker_state",
+    "Circuit breaker of a replica: 0 closed, 1 half-open, 2 open; the worst of all HTTP workers.",
+    ("deployment", "replica"),
+    namespace=NAMESPACE,
+    multiprocess_mode="livemax",
+)
+_breaker_probe_unix_s = Gauge(
+    "circuit_breaker_probe_timestamp_seconds",
+    "Unix time at which an open circuit breaker lets a request probe; 0 unless open.",
+    ("deployment", "replica"),
+    namespace=NAMESPACE,
+    multiprocess_mode="livemax",
 )
 _ttft_s = Histogram(
     "time_to_first_token_seconds",
@@ -180,132 +223,41 @@ def _write(records: Sequence[RequestRecord]) -> None:
             counter.inc(amount)
 
 
-def _registry() -> CollectorRegistry:
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return REGISTRY
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return registry
+# --- rare things, written at once ---------------------------------------------------------------
 
 
-# --- /metrics -----------------------------------------------------------------------------------
+def count_retry(reason: str) -> None:
+    """Count an attempt that follows a failed one; ``reason`` is how that failed."""
+    _retries.labels(reason).inc()
 
 
-class _FleetCollector:
-    """What the last snapshot says of replicas: the same in every worker, so never summed over them."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
-
-    def collect(self) -> Iterable[Metric]:
-        def gauge(name: str, text: str) -> GaugeMetricFamily:
-            return GaugeMetricFamily(f"{NAMESPACE}_{name}", text, labels=("deployment", "replica"))
-
-        running = gauge("num_requests_running", "Requests that the engine works on.")
-        waiting = gauge("num_requests_waiting", "Requests admitted but not begun.")
-        kv_used = gauge("kv_cache_usage_ratio", "Share of the KV cache in use.")
-        resident = gauge("replica_resident_bytes", "Resident memory of the replica's process.")
-        up = gauge("replica_up", "1 when the replica is ready.")
-        restarts = CounterMetricFamily(
-            f"{NAMESPACE}_replica_restarts", "Restarts since the gateway started.", labels=("deployment", "replica")
-        )
-        snapshot = self._fleet.snapshot
-        for deployment in snapshot.deployments if snapshot else ():
-            for replica in deployment.replicas:
-                labels = (deployment.deployment, replica.replica)
-                load = self._fleet.load(replica)
-                running.add_metric(labels, load.running)
-                waiting.add_metric(labels, load.waiting)
-                kv_used.add_metric(labels, load.kv_used)
-                resident.add_metric(labels, replica.rss_bytes)
-                up.add_metric(labels, replica.state == "ready")
-                restarts.add_metric(labels, replica.restarts)
-        supervisor = GaugeMetricFamily(f"{NAMESPACE}_supervisor_up", "1 when this HTTP worker hears the supervisor.")
-        supervisor.add_metric((), self._fleet.connected)
-        return running, waiting, kv_used, resident, up, restarts, supervisor
+def count_budget_exhausted() -> None:
+    """Count an attempt that the retry budget did not allow."""
+    _budget_exhausted.inc()
 
 
-def render(fleet: Fleet) -> bytes:
-    """Everything in Prometheus' text format."""
-    flush()
-    extra = CollectorRegistry()
-    extra.register(_FleetCollector(fleet))
-    return generate_latest(_registry()) + generate_latest(extra)
+def count_hedge(outcome: Literal["won", "lost", "failed", "cancelled"]) -> None:
+    """Count a second attempt: it gave the first event, the first attempt did, neither did, or nobody wants it."""
+    _hedges.labels(outcome).inc()
 
 
-# --- /health ------------------------------------------------------------------------------------
+def count_continuation(outcome: str) -> None:
+    """Count a stream that broke after its first token; docs/metrics.md names the outcomes."""
+    _continuations.labels(outcome).inc()
 
 
-@dataclass(slots=True)
-class DeploymentStatistics:
-    """Sums over all HTTP workers since the gateway started.
-
-    ``errors`` are the server's own (status 500 and above), not the clients'.
-    """
-
-    requests: int = 0
-    errors: int = 0
-    generation_tokens: int = 0
-    decode_s: float = 0.0
-    ttft_buckets: dict[float, float] = field(default_factory=dict)
-    e2e_buckets: dict[float, float] = field(default_factory=dict)
-
-    @property
-    def tokens_per_s(self) -> float | None:
-        """Mean speed of one stream after its first event."""
-        return self.generation_tokens / self.decode_s if self.decode_s > 0 else None
+def count_policy_failure(policy: str, reason: str) -> None:
+    """Count a request that was ranked without its policy."""
+    _policy_failures.labels(policy, reason).inc()
 
 
-def statistics() -> tuple[int, int, Mapping[str, DeploymentStatistics]]:
-    """Return (requests finished, requests in flight, statistics by deployment)."""
-    flush()
-    total = in_flight = 0.0
-    by_deployment: dict[str, DeploymentStatistics] = {}
-    for metric in _registry().collect():
-        for sample in metric.samples:
-            name = sample.name.removeprefix(f"{NAMESPACE}_")
-            if name == "requests_total":
-                total += sample.value
-            elif name == "requests_in_flight":
-                in_flight += sample.value
-            deployment = sample.labels.get("deployment")
-            if deployment:
-                _add(by_deployment.setdefault(deployment, DeploymentStatistics()), name, sample.labels, sample.value)
-    return int(total), int(in_flight), by_deployment
+def count_replica_failure(replica: str, reason: str) -> None:
+    """Count a failure that counts against a replica."""
+    _replica_failures.labels(replica.rpartition("#")[0], replica, reason).inc()
 
 
-def _add(into: DeploymentStatistics, name: str, labels: Mapping[str, str], value: float) -> None:
-    if name == "request_success_total":
-        into.requests += int(value)
-    elif name == "request_errors_total":
-        into.requests += int(value)
-        into.errors += int(value) if int(labels["status"]) >= _SERVER_ERROR else 0
-    elif name == "generation_tokens_total":
-        into.generation_tokens += int(value)
-    elif name == "decode_seconds_total":
-        into.decode_s += value
-    elif name == "time_to_first_token_seconds_bucket":
-        into.ttft_buckets[float(labels["le"])] = value
-    elif name == "e2e_request_latency_seconds_bucket":
-        into.e2e_buckets[float(labels["le"])] = value
-
-
-def quantile(buckets: Mapping[float, float], share: float) -> float | None:
-    """Estimate a quantile from cumulative histogram buckets, linearly inside one; None without data.
-
-    The same estimate as PromQL's ``histogram_quantile``: what lies above the last finite bound is
-    reported as that bound.
-    """
-    bounds = sorted(buckets)
-    if not bounds or buckets[bounds[-1]] == 0:
-        return None
-    rank = share * buckets[bounds[-1]]
-    below_bound, below_count = 0.0, 0.0
-    for bound in bounds:
-        if buckets[bound] >= rank:
-            if bound == float("inf"):
-                return below_bound
-            inside = buckets[bound] - below_count
-            return below_bound + (bound - below_bound) * ((rank - below_count) / inside if inside else 1.0)
-        below_bound, below_count = bound, buckets[bound]
-    return below_bound
+def breaker_changed(replica: str, state: BreakerState, probe_in_s: float) -> None:
+    """Note the state of the circuit breaker that this worker has for a replica."""
+    labels = replica.rpartition("#")[0], replica
+    _breaker_state.labels(*labels).set(BREAKER_STATES[state])
+    _breaker_probe_unix_s.labels(*labels).set(time.time() + probe_in_s if state == "open" else 0.0)

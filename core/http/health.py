@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from sanic import HTTPResponse, Request
 
 from core.api.messages import Load
-from core.gateway import metrics
+from core.gateway import exposition
 from core.http.gateway import Gateway, gateway_of
 from core.routing.table import Deployment
 from core.wire.control import ReplicaStatus
@@ -25,17 +25,17 @@ async def health(request: Request) -> HTTPResponse:
     is away, since replicas drain without it.
     """
     gateway = gateway_of(request)
-    total, in_flight, by_deployment = metrics.statistics()
+    counted = exposition.statistics()
     deployments = {
-        name: _deployment(gateway, deployment, by_deployment.get(name, metrics.DeploymentStatistics()))
+        name: _deployment(gateway, deployment, counted.deployments[name])
         for name, deployment in gateway.table.deployments.items()
     }
     status, reasons = _verdict(gateway)
     body = {
         "status": status,
         "reasons": reasons,
-        "total_requests": total,
-        "requests_in_flight": in_flight,
+        "total_requests": counted.requests,
+        "requests_in_flight": counted.in_flight,
         "backends_available": gateway.fleet.ready_backends(),
         "deployments": deployments,
     }
@@ -57,7 +57,7 @@ async def readyz(request: Request) -> HTTPResponse:
 
 async def metrics_page(request: Request) -> HTTPResponse:
     """``GET /metrics`` in Prometheus' text format."""
-    return HTTPResponse(metrics.render(gateway_of(request).fleet), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+    return HTTPResponse(exposition.render(gateway_of(request).fleet), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _verdict(gateway: Gateway) -> tuple[str, list[str]]:
@@ -90,7 +90,7 @@ def _verdict(gateway: Gateway) -> tuple[str, list[str]]:
     return ("degraded" if reasons else "healthy"), reasons
 
 
-def _deployment(gateway: Gateway, deployment: Deployment, counted: metrics.DeploymentStatistics) -> dict[str, Any]:
+def _deployment(gateway: Gateway, deployment: Deployment, counted: exposition.DeploymentStatistics) -> dict[str, Any]:
     status = gateway.fleet.status(deployment.id)
     loads = [gateway.fleet.load(replica) for replica in status.replicas]
     return {
@@ -127,7 +127,7 @@ def _replica(replica: ReplicaStatus, load: Load) -> dict[str, Any]:
 
 
 def _quantiles(buckets: dict[float, float]) -> dict[str, float | None]:
-    return {f"p{share * 100:g}": _rounded(metrics.quantile(buckets, share)) for share in (0.5, 0.95, 0.99)}
+    return {f"p{share * 100:g}": _rounded(exposition.quantile(buckets, share)) for share in (0.5, 0.95, 0.99)}
 
 
 def _rounded(value: float | None) -> float | None:

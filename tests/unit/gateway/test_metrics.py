@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.api.protocols import RequestRecord
-from core.gateway import metrics
+from core.gateway import exposition, metrics
 from core.gateway.fleet import Fleet
 
 ROOT = Path(__file__).parents[3]
@@ -18,17 +18,17 @@ ROOT = Path(__file__).parents[3]
 def test_quantile_is_linear_inside_a_bucket() -> None:
     buckets = {1.0: 10.0, 2.0: 20.0, math.inf: 20.0}
 
-    assert metrics.quantile(buckets, 0.5) == pytest.approx(1.0)
-    assert metrics.quantile(buckets, 0.75) == pytest.approx(1.5)
+    assert exposition.quantile(buckets, 0.5) == pytest.approx(1.0)
+    assert exposition.quantile(buckets, 0.75) == pytest.approx(1.5)
 
 
 def test_quantile_above_the_last_bound_is_that_bound() -> None:
-    assert metrics.quantile({1.0: 0.0, math.inf: 5.0}, 0.5) == 1.0
+    assert exposition.quantile({1.0: 0.0, math.inf: 5.0}, 0.5) == 1.0
 
 
 def test_quantile_without_data_is_none() -> None:
-    assert metrics.quantile({}, 0.5) is None
-    assert metrics.quantile({1.0: 0.0, math.inf: 0.0}, 0.5) is None
+    assert exposition.quantile({}, 0.5) is None
+    assert exposition.quantile({1.0: 0.0, math.inf: 0.0}, 0.5) is None
 
 
 def record(**changes: object) -> RequestRecord:
@@ -47,13 +47,13 @@ async def test_statistics_count_only_the_servers_own_errors() -> None:
     ):
         metrics.request_began()
         metrics.observe(record(replica=f"{deployment}#0", **changes))
-    total, in_flight, by_deployment = metrics.statistics()
-    counted = by_deployment[deployment]
+    total = exposition.statistics()
+    counted = total.deployments[deployment]
 
     assert (counted.requests, counted.errors) == (4, 1)
     assert counted.tokens_per_s == pytest.approx(50.0)
-    assert total >= 4
-    assert in_flight == 0
+    assert total.requests >= 4
+    assert total.in_flight == 0
 
 
 def test_every_metric_is_documented() -> None:
@@ -62,6 +62,6 @@ def test_every_metric_is_documented() -> None:
     documented = set(re.findall(r"`(gateway_\w+)`", page))
     fleet = Fleet.__new__(Fleet)
     fleet.snapshot, fleet.connected = None, False
-    exposed = set(re.findall(r"^# TYPE (gateway_\w+)", metrics.render(fleet).decode(), re.MULTILINE))
+    exposed = set(re.findall(r"^# TYPE (gateway_\w+)", exposition.render(fleet).decode(), re.MULTILINE))
 
     assert {name for name in exposed if not name.endswith("_created")} == documented
