@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import cast
 
 import msgspec
-import psutil
 
 from core.api.messages import EngineInfo, Load
 from core.api.protocols import Engine, ReplicaConfig
@@ -21,6 +20,7 @@ from core.engine.admission import Admission
 from core.engine.defaults import with_defaults
 from core.engine.job import Job
 from core.engine.merge import TextMerger
+from core.engine.resident import ResidentMemory
 from core.wire.frames import (
     PROTOCOL,
     Accepted,
@@ -69,7 +69,7 @@ class Host:
         self._conversations: set[asyncio.Task[None]] = set()
         self._watches: dict[_Stream, asyncio.Task[None]] = {}
         self._server: asyncio.Server | None = None
-        self._process = psutil.Process()
+        self._memory = ResidentMemory()
         self._mean_run_s = 1.0
 
     # --- life
@@ -170,7 +170,7 @@ class Host:
             error=error,
             error_permanent=permanent,
             draining=self.draining,
-            rss_bytes=self._process.memory_info().rss,
+            rss_bytes=self._memory.now_bytes(),
         )
 
     # --- conversations
@@ -212,7 +212,7 @@ class Host:
             return False
         config = self._config
         stream.send(
-            Welcome(protocol=PROTOCOL, fingerprint=config.fingerprint, replica=config.replica, pid=self._process.pid)
+            Welcome(protocol=PROTOCOL, fingerprint=config.fingerprint, replica=config.replica, pid=self._memory.pid)
         )
         return True
 
@@ -230,6 +230,7 @@ class Host:
     async def _watch(self, stream: _Stream, interval_s: float) -> None:
         with contextlib.suppress(PeerGoneError):
             while True:
+                await self._memory.look()
                 changed = self._changed
                 stream.send(self._status())
                 await stream.drain()
