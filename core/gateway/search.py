@@ -14,6 +14,7 @@ from core.api.messages import EngineEvent
 from core.api.protocols import Policy, RouteRequest
 from core.api.specs import Capability
 from core.errors import GatewayError
+from core.gateway.able import able_tiers
 from core.gateway.answer import Answer, ReplicaFailedError
 from core.gateway.fleet import Fleet, Replica
 from core.routing.table import Deployment, Route
@@ -52,7 +53,7 @@ class Search:
         self._request = request
         self._route = route
         self._deadline_s = deadline_s
-        self._tiers = _able(route, request, needs)
+        self._tiers = able_tiers(route, request.task, needs)
         self._tried: set[str] = set()
         self._busy: list[Rejected] = []
         self._leaving: set[str] = set()
@@ -193,35 +194,3 @@ class Search:
             f"The model '{self._route.name}' cannot be served now: {'; '.join(reasons)}.",
             retry_after_s=min(retries, default=2.0),
         )
-
-
-def _able(route: Route, request: RouteRequest, needs: Mapping[Capability, str]) -> list[list[Deployment]]:
-    """Return the route's tiers without the deployments that cannot do what is asked."""
-    missing: dict[str, str] = {}
-    tiers: list[list[Deployment]] = []
-    with_task = False
-    for tier in route.tiers:
-        able = []
-        for deployment in tier:
-            if request.task not in deployment.spec.tasks:
-                continue
-            with_task = True
-            lacking = [
-                field for capability, field in needs.items() if capability not in deployment.backend.capabilities
-            ]
-            if lacking:
-                missing.setdefault(lacking[0], deployment.spec.backend)
-            else:
-                able.append(deployment)
-        if able:
-            tiers.append(able)
-    if tiers:
-        return tiers
-    if not with_task:
-        message = f"The model '{route.name}' does not support {request.task}; GET /v1/models lists what each can do."
-        raise GatewayError.invalid(message, param="model", code="unsupported_task")
-    field, backend = next(iter(missing.items()))
-    message = (
-        f"The backend '{backend}' of '{route.name}' does not support '{field}'; leave it out or choose another model."
-    )
-    raise GatewayError.unsupported(message, param=field)
