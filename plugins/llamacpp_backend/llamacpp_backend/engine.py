@@ -85,13 +85,15 @@ class LlamaCppEngine:
         offered = await asyncio.to_thread(offered_devices)
         device = choose_device(settings.device, offered, settings.n_gpu_layers)
         plan = ServerPlan.make(self._context, settings, device)
-        gpu_bytes = free_gpu_bytes()
+        free_before = free_gpu_bytes()
         self._server = await asyncio.to_thread(start_server, plan)
         self._client = LlamaClient(plan.socket)
         self._slots = asyncio.Semaphore(plan.slots)
         self._n_batch, self._kv_tokens = plan.n_batch, plan.slots * plan.context_tokens
         self._model = await ServedModel.ask(self._client)
         meta = self._model.meta
+        # llama.cpp does not tell what it has allocated: what other processes took meanwhile is in it too.
+        gpu_bytes = max(0, free_before - free_gpu_bytes())
         self._pulse = asyncio.create_task(self._feel_pulse())
         return EngineInfo(
             device_requested=settings.device,
@@ -99,7 +101,7 @@ class LlamaCppEngine:
             device_reason=device.reason,
             context_tokens=plan.context_tokens,
             slots=plan.slots,
-            memory_bytes=psutil.Process().memory_info().rss + max(0, gpu_bytes - free_gpu_bytes()),
+            memory_bytes=psutil.Process().memory_info().rss + gpu_bytes,
             details={
                 **runtime_details(),
                 "threads": plan.threads,
@@ -111,6 +113,7 @@ class LlamaCppEngine:
                 "trained_context_tokens": meta.n_ctx_train,
                 "template_knows_tools": self._model.caps.supports_tools,
             },
+            device_memory_bytes=gpu_bytes,
         )
 
     def load_now(self) -> Load:

@@ -16,7 +16,7 @@ from onnx_backend.decoder_loading import load_decoder
 from onnx_backend.device import DeviceChoice, choose_device, find_devices
 from onnx_backend.encoder_loading import load_encoder
 from onnx_backend.layout import graph_kind
-from onnx_backend.memory import free_device_bytes
+from onnx_backend.memory import free_device_bytes, taken_device_bytes
 from onnx_backend.model_folder import ModelFolder
 from onnx_backend.parts import Details, Parts, Wanted
 from onnx_backend.receipt import read_agreement
@@ -46,9 +46,10 @@ def load_model(context: EngineContext, settings: OnnxSettings) -> LoadedModel:
         threads=settings.threads or default_threads(),
         cache_dir=_cache_dir(settings, choice),
     )
-    check_weights(folder.weights_bytes, free_device_bytes(wanted.choice), remedy='set quantization = "int4"')
+    free_bytes = free_device_bytes(choice)
+    check_weights(folder.weights_bytes, free_bytes, remedy='set quantization = "int4"')
     template = ChatTemplate(folder.tokenizer(), read_template(settings.chat_template))
-    return _loaded(wanted, template, _load(wanted))
+    return _loaded(wanted, template, _load(wanted), free_before=free_bytes)
 
 
 def _cache_dir(settings: OnnxSettings, choice: DeviceChoice) -> Path:
@@ -74,7 +75,7 @@ def _load(wanted: Wanted) -> Parts:
     return load_decoder(wanted, wanted.open() if by_shape else opened)  # by its config.json it was none
 
 
-def _loaded(wanted: Wanted, template: ChatTemplate, parts: Parts) -> LoadedModel:
+def _loaded(wanted: Wanted, template: ChatTemplate, parts: Parts, *, free_before: int | None) -> LoadedModel:
     settings, choice = wanted.settings, parts.opened.choice
     together, alone = _CPU_LIMITS if choice.kind == "cpu" else _GPU_LIMITS
     together = settings.prefill_tokens or together
@@ -104,6 +105,7 @@ def _loaded(wanted: Wanted, template: ChatTemplate, parts: Parts) -> LoadedModel
                 **parts.details,
                 **_agreement(wanted.folder),
             },
+            device_memory_bytes=taken_device_bytes(choice, free_before),
         ),
     )
 

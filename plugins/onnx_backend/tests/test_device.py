@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx_backend import cuda_driver, device
 from onnx_backend.device import DeviceChoice, Found, choose_device, find_devices
-from onnx_backend.memory import free_device_bytes
+from onnx_backend.memory import free_device_bytes, taken_device_bytes
 
 from core.api import EngineLoadError
 
@@ -189,6 +189,7 @@ class Driver:
 
     def __init__(self, failing: str = "") -> None:
         self.failing = failing
+        self.free_bytes = 5_000_000_000
         self.held: list[str] = []
 
     def __getattr__(self, name: str) -> Callable[..., int]:
@@ -205,7 +206,7 @@ class Driver:
                 case "cuCtxPopCurrent_v2" | "cuDevicePrimaryCtxRelease_v2":
                     self.held.pop()
                 case "cuMemGetInfo_v2":
-                    arguments[0]._obj.value = 5_000_000_000
+                    arguments[0]._obj.value = self.free_bytes
                 case "cuInit":
                     pass
                 case _:
@@ -254,3 +255,15 @@ def test_no_driver(driver: Callable[[Any], Any]) -> None:
     """No device."""
     driver(None)
     assert (cuda_driver.device_count(), cuda_driver.free_bytes(0)) == (0, None)
+
+
+def test_what_a_replica_has_taken_of_a_device(driver: Callable[[Any], Any]) -> None:
+    """What was lost since; nothing where somebody else gave more back, the driver is silent, or it is the host."""
+    library = driver(Driver())
+    cuda = DeviceChoice(device="cuda:0")
+    assert taken_device_bytes(cuda, 7_000_000_000) == 2_000_000_000
+    assert taken_device_bytes(cuda, 4_000_000_000) == 0
+    assert taken_device_bytes(cuda, None) == 0
+    assert taken_device_bytes(DeviceChoice(device="cpu"), 7_000_000_000) == 0
+    library.failing = "cuMemGetInfo_v2"
+    assert taken_device_bytes(cuda, 7_000_000_000) == 0

@@ -25,7 +25,7 @@ from torch_backend.checkpoint import Checkpoint
 from torch_backend.device import DeviceChoice, Dtype, choose_device, choose_dtype, find_devices
 from torch_backend.encoder import CrossEncoderRunner, EncoderRunner, most_positions
 from torch_backend.measure import Format, linear_shapes, measure
-from torch_backend.memory import free_device_bytes
+from torch_backend.memory import free_device_bytes, own_device_bytes
 from torch_backend.packing import pack_linears
 from torch_backend.pooling import make_dense
 from torch_backend.runner import TorchRunner
@@ -236,6 +236,7 @@ class _Loader:
                 slots=settings.slots if slots is None else slots,
                 memory_bytes=memory_bytes,
                 details={**details, "prefill_tokens": limits.prefill_tokens},
+                device_memory_bytes=own_device_bytes(self._device.device),
             ),
         )
 
