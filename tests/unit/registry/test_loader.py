@@ -170,7 +170,7 @@ def test_the_builtin_plugin_is_always_loaded() -> None:
         registry = load_registry(plugins)
 
         assert [one.name for one in registry.plugins if one.status == "loaded"] == ["builtin"]
-        assert list(registry.policies) == ["least_loaded", "round_robin"]
+        assert {"least_loaded", "round_robin"} <= set(registry.policies)
         assert list(registry.launchers) == ["local"]
         assert list(registry.observers) == ["log"]
 
