@@ -36,6 +36,8 @@ __all__ = ["FaultsEngine"]
 
 _LONGEST_STEP_S = 0.05
 _POLL_S = 0.02
+_READ_S = 0.02
+"""What the peer takes to read what was said."""
 _BALLAST_STEP_BYTES = 8 * 1024 * 1024
 _MOST_FRAME_BYTES = 64 * 1024 * 1024
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
@@ -120,11 +122,10 @@ class FaultsEngine:
     # --- what goes wrong
 
     async def _fail(self) -> AsyncGenerator[EngineEvent, None]:
-        """Go wrong as the settings want it; what was said so far has left by then."""
+        """Go wrong as the settings want it; what was said so far has been read by then."""
         fault = self._settings.fault
         why = f"fault = {fault}, as configured"
-        for _ in range(3):  # turns of the loop: what was yielded is sent at the end of one
-            await asyncio.sleep(0)
+        await asyncio.sleep(_READ_S)
         if fault == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if fault in {"stall", "die"}:
