@@ -31,11 +31,20 @@ from core.http import routes
 from core.http.gateway import Gateway
 from core.http.guardian import Guardian, end_with_parent
 from core.observe import configure_logging
-from core.registry import Registry, build_table, load_registry, make_launcher, make_observers, make_policies
+from core.registry import (
+    Generation,
+    Registry,
+    build_generation,
+    load_registry,
+    make_launcher,
+    make_observers,
+    make_policies,
+)
 from core.registry.registry import RegistryError
 from core.routing.table import Table
 from core.settings import Settings, SettingsError, load_settings
 from core.supervisor.loop import SOCKET_NAME, Supervisor
+from core.supervisor.store import OverrideStore
 
 __all__ = ["app", "create_app"]
 
@@ -94,8 +103,8 @@ class _Parts:
 
     async def main_process_ready(self, application: Sanic[Any, Any]) -> None:
         # A mistake in the configuration ends the gateway here, before any process starts.
-        _, table, _ = _load(self._settings)
-        _say(table, application)
+        _, generation, _ = _load(self._settings)
+        _say(generation.table, application)
         run_dir = _new_run_dir()
         os.environ[_RUN_DIR_VARIABLE] = f"{os.getpid()}:{run_dir}"
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(run_dir / "metrics")
@@ -109,26 +118,29 @@ class _Parts:
 
     async def before_server_start(self, application: Sanic[Any, Any]) -> None:
         settings = self._settings
-        registry, table, policies = _load(settings)
+        registry, generation, policies = _load(settings)
         run_dir = _inherited_run_dir()
         if run_dir is None:
-            _say(table, application)
+            _say(generation.table, application)
             _bequeath_nothing()
             run_dir = self._own_run_dir = _new_run_dir()
-            self._supervise(registry, table, run_dir)
-        fleet = self._fleet = Fleet(table, run_dir / SOCKET_NAME, max_frame_bytes=settings.limits.max_frame_bytes)
-        self._following = asyncio.create_task(fleet.follow())
-        application.ctx.gateway = Gateway(
-            settings=settings,
-            table=table,
-            fleet=fleet,
+            self._supervise(registry, run_dir)
+        fleet = self._fleet = Fleet(
+            generation.table, run_dir / SOCKET_NAME, max_frame_bytes=settings.limits.max_frame_bytes
+        )
+        gateway = application.ctx.gateway = Gateway(
+            registry=registry,
+            generation=generation,
             policies=policies,
+            fleet=fleet,
             observers=make_observers(registry),
             started_unix_s=int(time.time()),
         )
+        fleet.on_configuration = gateway.take_over
+        self._following = asyncio.create_task(fleet.follow())
         with contextlib.suppress(TimeoutError):  # without a supervisor the worker answers too: 503, and why
             async with asyncio.timeout(_FIRST_SNAPSHOT_TIMEOUT_S):
-                while not fleet.connected:
+                while fleet.snapshot is None:
                     await fleet.changed()
 
     async def before_server_stop(self, _application: Sanic[Any, Any]) -> None:
@@ -146,11 +158,11 @@ class _Parts:
         if self._own_run_dir is not None:
             shutil.rmtree(self._own_run_dir, ignore_errors=True)
 
-    def _supervise(self, registry: Registry, table: Table, run_dir: Path) -> None:
+    def _supervise(self, registry: Registry, run_dir: Path) -> None:
         self._supervisor = Supervisor(
-            deployments=table.deployments,
-            fingerprint=table.fingerprint,
-            settings=self._settings,
+            registry=registry,
+            configured=self._settings,
+            store=OverrideStore(self._settings.admin.database),
             launcher=make_launcher(registry, self._settings),
             observers=make_observers(registry),
             run_dir=run_dir,
@@ -158,11 +170,11 @@ class _Parts:
         self._supervising = asyncio.create_task(self._supervisor.run())
 
 
-def _load(settings: Settings) -> tuple[Registry, Table, Mapping[str, Policy]]:
+def _load(settings: Settings) -> tuple[Registry, Generation, Mapping[str, Policy]]:
     try:
         registry = load_registry(settings.plugins)
-        table = build_table(registry, settings)
-        return registry, table, make_policies(registry, settings, table)
+        generation = build_generation(registry, settings)
+        return registry, generation, make_policies(registry, settings, generation.table)
     except (SettingsError, RegistryError) as error:
         message = f"The gateway cannot start:\n{error}"
         raise SystemExit(message) from None

@@ -6,14 +6,22 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.api.messages import Load
 from core.api.protocols import Candidate
 from core.routing.table import Deployment, Table
-from core.wire.control import ControlHello, DeploymentStatus, EnsureReady, FromSupervisor, ReplicaStatus, Snapshot
+from core.wire.control import (
+    Configuration,
+    ControlHello,
+    DeploymentStatus,
+    EnsureReady,
+    FromSupervisor,
+    ReplicaStatus,
+    Snapshot,
+)
 from core.wire.frames import PROTOCOL, FromReplica, Hello, Welcome
 from core.wire.stream import FrameStream, PeerGoneError, connect
 
@@ -70,18 +78,21 @@ class Fleet:
     """Follows the supervisor's snapshots, and opens connections to replicas.
 
     Attributes:
-        table: the alias table this worker routes by.
+        table: the alias table this worker routes by; `take_table` replaces it.
+        on_configuration: called with each configuration that the supervisor sends, before its first snapshot.
         snapshot: the last one received, or None before the first.
         connected: whether the supervisor is there now.
     """
 
     def __init__(self, table: Table, supervisor_socket: Path, *, max_frame_bytes: int) -> None:
         self.table = table
+        self.on_configuration: Callable[[Configuration], None] = lambda _: None
         self.snapshot: Snapshot | None = None
         self.connected = False
         self.draining = False
         self._socket = supervisor_socket
         self._max_frame_bytes = max_frame_bytes
+        self._mismatch = ""
         self._statuses: dict[str, DeploymentStatus] = {}
         self._replicas: dict[str, dict[str, Replica]] = {}
         self._control: FrameStream[FromSupervisor] | None = None
@@ -124,6 +135,11 @@ class Fleet:
     async def changed(self) -> None:
         """Wait for the next snapshot."""
         await self._changed.wait()
+
+    def take_table(self, table: Table) -> None:
+        """Route by another table from now on; replicas that it still knows keep all that they have."""
+        self.table = table
+        self._replace(self._statuses.values())
 
     # --- connections to replicas
 
@@ -216,23 +232,28 @@ class Fleet:
                     frames = await control.receive()
                 self.connected = True
                 for frame in frames:
-                    if isinstance(frame, Snapshot):
+                    if isinstance(frame, Configuration):
+                        self.on_configuration(frame)
+                    else:
                         self.update(frame)
         finally:
             control.close()
 
     def update(self, snapshot: Snapshot) -> None:
         """Take over a snapshot: new replicas appear, gone ones disappear, loads are refreshed."""
-        first, self.snapshot = self.snapshot is None, snapshot
-        if first and not self.fingerprint_matches:
+        self.snapshot = snapshot
+        mismatch = "" if self.fingerprint_matches else snapshot.fingerprint
+        if mismatch and mismatch != self._mismatch:
             _log.error("the supervisor runs with other plugins or another configuration; restart the whole gateway")
+        self._mismatch = mismatch
         self._replace(snapshot.deployments)
 
     def _replace(self, deployments: Iterable[DeploymentStatus]) -> None:
         statuses = {status.deployment: status for status in deployments}
+        known, self._replicas = self._replicas, {}
         for name, deployment in self.table.deployments.items():
             status = statuses.get(name)
-            before = self._replicas.get(name, {})
+            before = known.pop(name, {})
             now: dict[str, Replica] = {}
             for one in status.replicas if status else ():
                 if one.state != "ready" or one.socket is None:
@@ -240,13 +261,15 @@ class Fleet:
                 replica = before.pop(one.socket, None)
                 if replica is None:
                     replica = Replica(deployment=deployment, status=one, socket=one.socket, load=one.load)
-                replica.status = one
+                replica.deployment, replica.status = deployment, one
                 if one.load.steps >= replica.load.steps:  # else it is older than the replica's last word to us
                     replica.load = one.load
                 now[one.socket] = replica
             self._replicas[name] = now
             for gone in before.values():
                 gone.close_idle()
+        for gone in (replica for replicas in known.values() for replica in replicas.values()):
+            gone.close_idle()
         self._statuses = statuses
         self._changed.set()
         self._changed = asyncio.Event()

@@ -12,24 +12,64 @@ from sanic import Request
 from core.api.protocols import Observer, Policy, RequestRecord
 from core.gateway import metrics
 from core.gateway.fleet import Fleet
+from core.registry import Generation, Registry, make_policies, receive_generation
 from core.routing.table import Table
-from core.settings import Settings
+from core.settings import RouteTable, Settings, SettingsError
+from core.wire.control import Configuration
 
 __all__ = ["Gateway", "gateway_of"]
 
-_log = logging.getLogger("gateway.observers")
+_log = logging.getLogger("gateway")
 
 
 @dataclass(slots=True, kw_only=True)
 class Gateway:
-    """Built once per worker when its server starts; hangs at ``app.ctx.gateway``."""
+    """Built once per worker when its server starts; hangs at ``app.ctx.gateway``.
 
-    settings: Settings
-    table: Table
-    fleet: Fleet
+    Attributes:
+        generation: what this worker routes by; another one may take its place between any two turns of the loop.
+        policies: those of the generation, by `Route.policy_key`.
+    """
+
+    registry: Registry
+    generation: Generation
     policies: Mapping[str, Policy]
+    fleet: Fleet
     observers: Sequence[Observer]
     started_unix_s: int
+
+    @property
+    def settings(self) -> Settings:
+        """Those in effect now."""
+        return self.generation.settings
+
+    @property
+    def table(self) -> Table:
+        """The one in effect now; a request keeps the route that it began with."""
+        return self.generation.table
+
+    def take_over(self, configuration: Configuration) -> None:
+        """Go on by what the supervisor runs by. If that is not possible here, say so and stay."""
+        try:
+            generation = receive_generation(self.registry, configuration)
+            policies = make_policies(self.registry, generation.settings, generation.table)
+        except SettingsError as error:
+            _log.error(
+                "this HTTP worker cannot go over to generation %d of the configuration, and stays at %d; restart the "
+                "gateway, so that all its processes have the same plugins: %s",
+                configuration.generation,
+                self.generation.number,
+                error,
+            )
+            return
+        before = self.settings
+        kept = {key: self.policies.get(key, policy) for key, policy in policies.items()}
+        self.policies = {
+            key: kept[key] if _defined(key, before) == _defined(key, generation.settings) else policy
+            for key, policy in policies.items()
+        }
+        self.generation = generation
+        self.fleet.take_table(generation.table)
 
     def finished(self, record: RequestRecord) -> None:
         """Count a finished request and tell the observers."""
@@ -39,6 +79,13 @@ class Gateway:
                 observer.request_finished(record)
             except Exception:  # noqa: BLE001 - somebody else's code; it can change nothing
                 _log.exception("the observer %s failed; it is told of the next request all the same", observer)
+
+
+def _defined(key: str, settings: Settings) -> object:
+    """All that decides what the policy of a key is: one of the same definition keeps what it has learnt."""
+    route = settings.routes.get(key) or RouteTable()
+    name = route.policy or settings.routing.policy
+    return name, settings.policies.get(name, {}), route.settings
 
 
 def gateway_of(request: Request) -> Gateway:

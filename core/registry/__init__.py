@@ -8,7 +8,7 @@ Only here is pluggy used.
 from __future__ import annotations
 
 from core.registry.build import build_table, make_launcher, make_observers, make_policies
-from core.registry.generation import Generation, build_generation
+from core.registry.generation import Generation, build_generation, receive_generation
 from core.registry.registry import PluginRecord, Registry, RegistryError, load_registry
 from core.registry.weights import DeploymentWeights, FoundWeights
 
@@ -25,4 +25,5 @@ __all__ = [
     "make_launcher",
     "make_observers",
     "make_policies",
+    "receive_generation",
 ]

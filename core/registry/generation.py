@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from core.registry.build import build_table
 from core.registry.registry import Registry
 from core.routing.overrides import effective
 from core.routing.table import Table
-from core.settings import Settings
-from core.wire.control import Overrides
+from core.settings import Settings, SettingsError
+from core.wire.control import Configuration, Overrides
 
-__all__ = ["Generation", "build_generation"]
+__all__ = ["Generation", "build_generation", "receive_generation"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +34,11 @@ class Generation:
     settings: Settings
     table: Table
 
+    def configuration(self) -> Configuration:
+        """Return what other processes build the same generation of, with `receive_generation`."""
+        settings = self.configured.model_dump_json().encode()
+        return Configuration(generation=self.number, settings=settings, overrides=self.overrides)
+
 
 def build_generation(
     registry: Registry, configured: Settings, overrides: Overrides | None = None, *, number: int = 0
@@ -50,3 +57,17 @@ def build_generation(
         settings=settings,
         table=build_table(registry, settings),
     )
+
+
+def receive_generation(registry: Registry, configuration: Configuration) -> Generation:
+    """Build the generation that the supervisor runs by.
+
+    Raises:
+        SettingsError: the plugins of this process make no table of it.
+    """
+    try:
+        # Values, not a source of settings: neither the environment nor a file is read again.
+        configured = Settings.model_validate_json(configuration.settings)
+    except ValidationError as error:
+        raise SettingsError(str(error)) from error
+    return build_generation(registry, configured, configuration.overrides, number=configuration.generation)

@@ -24,9 +24,10 @@ import msgspec
 import psutil
 
 from core.observe import configure_logging
-from core.registry import RegistryError, build_table, load_registry, make_launcher, make_observers
+from core.registry import RegistryError, load_registry, make_launcher, make_observers
 from core.settings import Settings
 from core.supervisor.loop import Supervisor
+from core.supervisor.store import OverrideStore
 
 _log = logging.getLogger("core.supervisor")
 
@@ -57,22 +58,21 @@ def main() -> int:
         settings = Settings.model_validate_json(msgspec.json.encode(order.settings))
         configure_logging(settings.log_level)
         registry = load_registry(settings.plugins)
-        table = build_table(registry, settings)
         launcher, observers = make_launcher(registry, settings), make_observers(registry)
+        run_dir = Path(order.run_dir)
+        supervisor = Supervisor(
+            registry=registry,
+            configured=settings,
+            store=OverrideStore(settings.admin.database),
+            launcher=launcher,
+            observers=observers,
+            run_dir=run_dir,
+        )
     except (msgspec.DecodeError, ValueError, RegistryError) as error:
         _log.error("the supervisor cannot start: %s", error)
         return 2
     # Remembered as processes, not as numbers: a number may belong to somebody else by then.
     orphans = list(_processes(order.orphans))
-    run_dir = Path(order.run_dir)
-    supervisor = Supervisor(
-        deployments=table.deployments,
-        fingerprint=table.fingerprint,
-        settings=settings,
-        launcher=launcher,
-        observers=observers,
-        run_dir=run_dir,
-    )
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         abandoned = runner.run(_serve(supervisor, stdin))
     if abandoned or os.getppid() != parent:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from core.wire.control import ControlHello, EnsureReady, Snapshot, ToSupervisor
+from core.wire.control import BreakerChanged, Configuration, ControlHello, EnsureReady, Snapshot, ToSupervisor
 from core.wire.frames import PROTOCOL
 from core.wire.stream import FrameStream, PeerGoneError, serve
 
@@ -18,26 +18,28 @@ _log = logging.getLogger(__name__)
 
 
 class ControlServer:
-    """Sends the newest snapshot to every HTTP worker, and hands on what they ask for.
+    """Sends configuration and newest snapshot to every HTTP worker, and hands on what they ask for.
 
-    A worker that reads slowly misses the snapshots in between, never the newest, and costs no memory.
+    A worker that reads slowly misses the snapshots in between, never the newest nor the configuration that it
+    belongs to, and costs no memory.
 
-    ``snapshot`` makes the present snapshot; ``ensure_ready`` is called with a deployment that a request wants.
+    ``present`` returns the present configuration, the same object until there is another, and its snapshot;
+    ``ensure_ready`` is called with a deployment that a request wants, ``breaker_changed`` with each such frame.
     """
 
     def __init__(
         self,
         path: Path,
         *,
-        snapshot: Callable[[], Snapshot],
+        present: Callable[[], tuple[Configuration, Snapshot]],
         ensure_ready: Callable[[str], None],
-        fingerprint: str,
+        breaker_changed: Callable[[BreakerChanged], None],
         max_frame_bytes: int,
     ) -> None:
         self._path = path
-        self._snapshot = snapshot
+        self._present = present
         self._ensure_ready = ensure_ready
-        self._fingerprint = fingerprint
+        self._breaker_changed = breaker_changed
         self._max_frame_bytes = max_frame_bytes
         self._server: asyncio.Server | None = None
         self._conversations: set[asyncio.Task[None]] = set()
@@ -83,6 +85,8 @@ class ControlServer:
                 for frame in await stream.receive():
                     if telling is not None and isinstance(frame, EnsureReady):
                         self._ensure_ready(frame.deployment)
+                    elif telling is not None and isinstance(frame, BreakerChanged):
+                        self._breaker_changed(frame)
                     elif telling is None and isinstance(frame, ControlHello) and self._understands(frame):
                         telling = asyncio.create_task(self._tell(stream))
                     else:
@@ -95,19 +99,24 @@ class ControlServer:
                 telling.cancel()
 
     async def _tell(self, stream: FrameStream[ToSupervisor]) -> None:
-        news = asyncio.Event()
+        news, told = asyncio.Event(), None
         news.set()
         self._news.add(news)
         try:
             with contextlib.suppress(PeerGoneError):
                 while await news.wait():
                     news.clear()
-                    stream.send(self._snapshot())
+                    configuration, snapshot = self._present()
+                    if configuration is not told:
+                        stream.send(configuration)
+                        told = configuration
+                    stream.send(snapshot)
                     await stream.drain()
         finally:
             self._news.discard(news)
 
-    def _understands(self, hello: ControlHello) -> bool:
+    @staticmethod
+    def _understands(hello: ControlHello) -> bool:
         if hello.protocol != PROTOCOL:
             _log.error(
                 "HTTP worker %d speaks protocol %d, the supervisor %d; it is refused: restart the gateway",
@@ -116,10 +125,4 @@ class ControlServer:
                 PROTOCOL,
             )
             return False
-        if hello.fingerprint != self._fingerprint:
-            _log.error(
-                "HTTP worker %d was built from another configuration or other plugins than the supervisor; "
-                "restart the gateway so that both see the same models",
-                hello.pid,
-            )
         return True

@@ -6,40 +6,31 @@ import asyncio
 import logging
 import math
 import os
-import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from core.api.errors import PreparationError, SpecError
-from core.api.protocols import Launcher, Observer, ReplicaChange, ReplicaConfig, ReplicaExit, ReplicaProcess
-from core.registry import DeploymentWeights
-from core.routing.table import Deployment
+from core.api.protocols import Launcher, Observer, ReplicaChange
+from core.registry import DeploymentWeights, Registry, build_generation
 from core.settings import Settings
 from core.supervisor.control import ControlServer
-from core.supervisor.launch import make_scratch, new_replicas, remove_scratch, replica_config
+from core.supervisor.launch import new_replicas
 from core.supervisor.replica import (
     Effect,
     Event,
-    Exited,
-    Launched,
-    LaunchFailed,
     Overslept,
     Replica,
-    Reported,
-    RetireAnswered,
     Stop,
     Tick,
     Wanted,
     WeightsFound,
     WeightsMissing,
 )
+from core.supervisor.slots import Lives, Slot, what_is_missing
 from core.supervisor.snapshot import deployment_status, replica_status
 from core.supervisor.state import decide, due_s
-from core.supervisor.watch import Watcher
+from core.supervisor.store import OverrideStore
 from core.supervisor.words import log_line
 from core.wire.control import Snapshot
-from core.wire.frames import RetireReply, Status
 
 __all__ = ["SOCKET_NAME", "Supervisor"]
 
@@ -51,24 +42,13 @@ _WEIGHTS_EVERY_S = 2.0
 _PAUSED_S = 1.0
 
 
-@dataclass(slots=True, eq=False)
-class _Slot:
-    """A replica's place: what is decided about it, and its present process."""
-
-    deployment: Deployment
-    weights: DeploymentWeights
-    replica: Replica
-    socket: str | None = None
-    process: ReplicaProcess | None = None
-    watcher: Watcher | None = None
-
-
 class Supervisor:
     """Owns every replica from its start to its end.
 
     Args:
-        deployments: by id; disabled ones are shown and never started.
-        fingerprint: of the alias table; HTTP workers and replicas compare it with theirs.
+        registry: what is installed.
+        configured: the settings, without what was changed at run time.
+        store: keeps that.
         launcher: starts the processes.
         observers: told of each change of state.
         run_dir: private folder for sockets, with a path of at most 80 bytes.
@@ -77,25 +57,24 @@ class Supervisor:
     def __init__(
         self,
         *,
-        deployments: Mapping[str, Deployment],
-        fingerprint: str,
-        settings: Settings,
+        registry: Registry,
+        configured: Settings,
+        store: OverrideStore,
         launcher: Launcher,
         observers: Sequence[Observer],
         run_dir: Path,
     ) -> None:
-        self._fingerprint = fingerprint
-        self._settings = settings
-        self._timing = settings.supervisor
-        self._launcher = launcher
+        self._generation = build_generation(registry, configured, store.load(), number=1)
+        self._configuration = self._generation.configuration()
+        self._timing = configured.supervisor
         self._observers = observers
         self._sockets = run_dir / "r"
-        self._slots: dict[str, list[_Slot]] = {}
-        for id_, deployment in deployments.items():
-            weights = DeploymentWeights(deployment, settings.weights)
-            replicas = new_replicas(deployment, missing=_what_is_missing(weights))
-            self._slots[id_] = [_Slot(deployment, weights, replica) for replica in replicas]
-        self._lives: set[asyncio.Task[None]] = set()
+        self._slots: dict[str, list[Slot]] = {}
+        for id_, deployment in self._generation.table.deployments.items():
+            weights = DeploymentWeights(deployment, configured.weights)
+            replicas = new_replicas(deployment, missing=what_is_missing(weights))
+            self._slots[id_] = [Slot(deployment, weights, replica) for replica in replicas]
+        self._lives = Lives(launcher, self._sockets, self._feed)
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = math.inf
         self._ticked_s = 0.0
@@ -106,10 +85,10 @@ class Supervisor:
         self._ended = asyncio.Event()
         self._control = ControlServer(
             run_dir / SOCKET_NAME,
-            snapshot=self.snapshot,
+            present=lambda: (self._configuration, self.snapshot()),
             ensure_ready=self.ensure_ready,
-            fingerprint=fingerprint,
-            max_frame_bytes=settings.limits.max_frame_bytes,
+            breaker_changed=lambda _: None,
+            max_frame_bytes=configured.limits.max_frame_bytes,
         )
 
     # --- for the owner
@@ -134,7 +113,7 @@ class Supervisor:
             await self._ended.wait()
         finally:
             self.kill()
-            await asyncio.gather(*self._lives, return_exceptions=True)
+            await self._lives.over()
             self._running = False
             if self._timer is not None:
                 self._timer.cancel()
@@ -161,7 +140,7 @@ class Supervisor:
         now_s = _now_s()
         return Snapshot(
             number=self._snapshots,
-            fingerprint=self._fingerprint,
+            fingerprint=self._generation.table.fingerprint,
             supervisor_pid=os.getpid(),
             draining=self._stopping,
             deployments=tuple(
@@ -186,7 +165,7 @@ class Supervisor:
         for slot in self._all():
             self._feed(slot, event)
 
-    def _feed(self, slot: _Slot, event: Event) -> None:
+    def _feed(self, slot: Slot, event: Event) -> None:
         before = slot.replica
         now_s = _now_s()
         slot.replica, effects = decide(before, event, now_s, self._timing)
@@ -201,7 +180,7 @@ class Supervisor:
         if self._stopping and not any(slot.replica.process for slot in self._all()):
             self._ended.set()
 
-    def _all(self) -> list[_Slot]:
+    def _all(self) -> list[Slot]:
         return [slot for slots in self._slots.values() for slot in slots]
 
     def _tell(self, before: Replica, after: Replica, now_s: float) -> None:
@@ -218,12 +197,10 @@ class Supervisor:
 
     # --- effects
 
-    def _perform(self, slot: _Slot, effect: Effect) -> None:
+    def _perform(self, slot: Slot, effect: Effect) -> None:
         match effect:
             case Effect.LAUNCH:
-                life = asyncio.get_running_loop().create_task(self._live(slot, slot.replica.starts))
-                self._lives.add(life)
-                life.add_done_callback(self._lives.discard)
+                self._lives.begin(slot, self._generation)
             case Effect.ASK_TO_RETIRE if slot.watcher is not None:
                 slot.watcher.ask_to_retire()
             case Effect.TERMINATE if slot.process is not None:
@@ -232,61 +209,6 @@ class Supervisor:
                 slot.process.kill()
             case _:
                 pass  # not launched yet: decided again when it is
-
-    async def _live(self, slot: _Slot, generation: int) -> None:
-        """One process, from its launch to its end."""
-        scratch = None
-        try:
-            weights = slot.weights.find()
-            if weights.missing:
-                self._feed(slot, WeightsMissing(generation, weights.missing))
-                return
-            scratch = make_scratch(self._sockets)
-            config = replica_config(
-                slot.deployment,
-                slot.replica.name,
-                weights=weights.path,
-                scratch=scratch,
-                settings=self._settings,
-                fingerprint=self._fingerprint,
-            )
-            event: Event = Exited(generation, await self._watch_over(slot, generation, config), _jitter())
-        except (OSError, PreparationError) as error:
-            event = LaunchFailed(generation, str(error), _jitter())
-        except Exception as error:  # noqa: BLE001 - whatever a plugin raises must not leave it starting for ever
-            _log.exception("%s: the launch failed in an unforeseen way", slot.replica.name)
-            event = LaunchFailed(generation, repr(error), _jitter())
-        if isinstance(event, LaunchFailed) and slot.process is not None:
-            slot.process.kill()
-        slot.process = slot.watcher = slot.socket = None
-        self._feed(slot, event)
-        if scratch is not None:
-            await asyncio.to_thread(remove_scratch, scratch)
-
-    async def _watch_over(self, slot: _Slot, generation: int, config: ReplicaConfig) -> ReplicaExit:
-        slot.process = process = await self._launcher.launch(config, python=slot.deployment.python)
-        slot.socket = config.socket
-        self._feed(slot, Launched(generation, process.pid))
-
-        def hear(frame: Status | RetireReply) -> None:
-            if isinstance(frame, Status):
-                self._feed(slot, Reported(generation, frame))
-            else:
-                self._feed(slot, RetireAnswered(generation, frame.retired))
-
-        slot.watcher = Watcher(
-            config.socket,
-            hear,
-            replica=config.replica,
-            fingerprint=self._fingerprint,
-            interval_s=self._timing.status_interval_s,
-            max_frame_bytes=config.max_frame_bytes,
-        )
-        watching = asyncio.create_task(slot.watcher.run())
-        try:
-            return await process.wait()
-        finally:
-            watching.cancel()
 
     # --- time
 
@@ -319,7 +241,7 @@ class Supervisor:
         for slots in self._slots.values():
             absent = [slot for slot in slots if slot.replica.state == "absent"]
             if absent:
-                missing = _what_is_missing(slots[0].weights)
+                missing = what_is_missing(slots[0].weights)
                 for slot in absent:
                     self._feed(slot, WeightsMissing(None, missing) if missing else WeightsFound())
 
@@ -329,16 +251,5 @@ class Supervisor:
                 _log.warning("%s: absent: %s", slot.replica.name, slot.replica.reason)
 
 
-def _what_is_missing(weights: DeploymentWeights) -> str:
-    try:
-        return weights.find().missing
-    except (SpecError, PreparationError, OSError):
-        return ""  # so the launch fails on it, and says why
-
-
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _jitter() -> float:
-    return random.uniform(0.5, 1.0)  # noqa: S311 - spreads restarts; guards nothing

@@ -39,7 +39,7 @@ class Process:
     """One process of a replica, from the decision to launch it until its end is reported.
 
     Attributes:
-        generation: number of this start of the replica; 1 is the first.
+        start: number of this start of the replica; 1 is the first.
         launched_s: when its launch was decided.
         pid: None until the launcher has started it.
         ready_s: when its model was loaded, or None.
@@ -54,7 +54,7 @@ class Process:
         permanent: its model can never load.
     """
 
-    generation: int
+    start: int
     launched_s: float
     pid: int | None = None
     ready_s: float | None = None
@@ -84,7 +84,7 @@ class Replica:
         reason: why it is in this state, for people.
         stopping: the gateway shuts down; nothing is started any more.
         wanted: a request asked for it while it unloads, or was about to; it starts again right after.
-        starts: how many processes were launched; the generation of the last one.
+        starts: how many processes were launched; the number of the last start.
         restarts: how many of those followed a failure.
         failures: ends in a row, none of them after a healthy time.
         start_at_s: when the next start is tried; None when none is planned.
@@ -119,10 +119,10 @@ class WeightsMissing:
     """The weights are not there yet, or not any more: ``reason`` says what is missing.
 
     Attributes:
-        generation: of the process that should have been launched; None when none should.
+        start: of the process that should have been launched; None when none should.
     """
 
-    generation: int | None
+    start: int | None
     reason: str
 
 
@@ -135,7 +135,7 @@ class Wanted:
 class Launched:
     """The launcher has started the process."""
 
-    generation: int
+    start: int
     pid: int
 
 
@@ -143,7 +143,7 @@ class Launched:
 class LaunchFailed:
     """The launcher could not start the process. ``jitter`` in (0, 1] shortens the back-off."""
 
-    generation: int
+    start: int
     reason: str
     jitter: float
 
@@ -152,7 +152,7 @@ class LaunchFailed:
 class Exited:
     """The process has ended, however it did. ``jitter`` in (0, 1] shortens the back-off."""
 
-    generation: int
+    start: int
     end: ReplicaExit
     jitter: float
 
@@ -161,7 +161,7 @@ class Exited:
 class Reported:
     """The process says how it is."""
 
-    generation: int
+    start: int
     status: Status
 
 
@@ -169,7 +169,7 @@ class Reported:
 class RetireAnswered:
     """The process answers `Effect.ASK_TO_RETIRE`: it was idle and admits nothing any more, or it was not."""
 
-    generation: int
+    start: int
     retired: bool
 
 

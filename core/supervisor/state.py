@@ -2,7 +2,7 @@
 
 Pure: no clock, no randomness, no I/O, no log. Everything that happens to a replica is an event, time
 included (`Tick`, due at `due_s`); everything to be done is an `Effect`, which `core.supervisor.loop`
-performs. A replica has at most one process, and every process is known by its generation, so that news
+performs. A replica has at most one process, and every process is known by the number of its start, so that news
 of an old process cannot touch a new one. docs/supervisor.md draws the states.
 """
 
@@ -76,7 +76,7 @@ def _about_process(
     timing: SupervisorTable,
 ) -> Decision:
     process = replica.process
-    if process is None or (not isinstance(event, Overslept) and event.generation != process.generation):
+    if process is None or (not isinstance(event, Overslept) and event.start != process.start):
         return replica, ()
     match event:
         case WeightsMissing(_, reason):
@@ -123,16 +123,16 @@ def _wanted(replica: Replica, now_s: float) -> Decision:
 
 
 def _start(replica: Replica, now_s: float) -> Decision:
-    generation = replica.starts + 1
+    start = replica.starts + 1
     return replace(
         replica,
         state="starting",
         reason=f"restarting; it ended before: {replica.reason}" if replica.failures else "loading the model",
         wanted=False,
-        starts=generation,
+        starts=start,
         restarts=replica.restarts + (replica.failures > 0),
         start_at_s=None,
-        process=Process(generation=generation, launched_s=now_s),
+        process=Process(start=start, launched_s=now_s),
     ), (Effect.LAUNCH,)
 
 

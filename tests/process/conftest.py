@@ -8,19 +8,21 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import pytest
-from echo_backend.plugin import EchoSettings, gateway_backends
+from echo_backend.plugin import gateway_backends
 
-from core.api import BackendSettings, ChatRequest, Content, Message, ModelSpec
-from core.routing.table import Deployment
-from core.settings import Settings
+from core.api import BackendSettings, BackendSpec, ChatRequest, Content, Message, ModelSpec
+from core.registry import Registry, load_registry
+from core.routing.table import Declared
+from core.settings import BackendTable, DeploymentTable, PluginsTable, Settings
 from core.supervisor.local import LocalLauncher
 from core.supervisor.loop import SOCKET_NAME, Supervisor
-from core.wire.control import ControlHello, Snapshot
+from core.supervisor.store import OverrideStore
+from core.wire.control import ControlHello, FromSupervisor
 from core.wire.frames import PROTOCOL, Accepted, Done, FromReplica, Hello, Submit, Welcome
 from core.wire.stream import connect
 
@@ -122,6 +124,16 @@ async def submit():
         stream.close()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Echo:
+    """A deployment of the echo backend, as its plugin declares it and as it is configured."""
+
+    model: ModelSpec
+    backend: BackendSpec
+    table: DeploymentTable
+    python: str | None
+
+
 def _echo(
     name="echo",
     *,
@@ -133,14 +145,31 @@ def _echo(
     python=None,
     **settings,
 ):
-    return Deployment(
-        spec=ModelSpec(name=name, backend="echo", load=load, source=source),
-        backend=replace(gateway_backends()[0], preparation=preparation),
-        settings=EchoSettings(**settings),
+    # Those of an interpreter or a preparation of their own have a backend of their own.
+    backend = "echo" if python is None and preparation is None else f"echo_{name}"
+    return Echo(
+        model=ModelSpec(name=name, backend=backend, load=load, source=source),
+        backend=replace(gateway_backends()[0], name=backend, preparation=preparation),
+        table=DeploymentTable(replicas=replicas, idle_unload_s=idle_unload_s, settings=settings),
         python=python,
-        replicas=replicas,
-        idle_unload_s=idle_unload_s,
-        declared_by="test",
+    )
+
+
+def _declared(spec):
+    return Declared(spec=spec, plugin="test", distribution="test", version="1")
+
+
+def world(echoes, **settings) -> tuple[Registry, Settings]:
+    """What is installed and configured when these deployments are."""
+    registry = replace(
+        load_registry(PluginsTable(allow=())),
+        backends={echo.backend.name: _declared(echo.backend) for echo in echoes},
+        models=tuple(_declared(echo.model) for echo in echoes),
+    )
+    return registry, Settings(
+        deployments={echo.model.deployment: echo.table for echo in echoes},
+        backends={echo.backend.name: BackendTable(python=echo.python) for echo in echoes},
+        **settings,
     )
 
 
@@ -168,11 +197,13 @@ class House:
         self.run_dir = folder / "run"
         self.log_dir = folder / "logs"
         self.launcher = CountingLauncher()
-        settings = Settings(supervisor={**TIMING, "log_dir": str(self.log_dir), **timing})
+        self.registry, self.configured = world(
+            deployments, supervisor={**TIMING, "log_dir": str(self.log_dir), **timing}
+        )
         self.supervisor = Supervisor(
-            deployments={deployment.id: deployment for deployment in deployments},
-            fingerprint="f",
-            settings=settings,
+            registry=self.registry,
+            configured=self.configured,
+            store=OverrideStore(folder / "overrides.sqlite3"),
             launcher=self.launcher,
             observers=observers,
             run_dir=self.run_dir,
@@ -180,8 +211,8 @@ class House:
         self.running = asyncio.create_task(self.supervisor.run())
 
     def replica(self, name="echo", index=0):
-        deployments = {one.deployment: one for one in self.supervisor.snapshot().deployments}
-        return deployments[f"{name}@echo"].replicas[index]
+        deployments = {one.deployment.partition("@")[0]: one for one in self.supervisor.snapshot().deployments}
+        return deployments[name].replicas[index]
 
     async def until(self, state, name="echo", *, within_s=40.0, restarts=0):
         """Wait until the replica is in ``state``, after so many restarts or more; return its status."""
@@ -194,11 +225,11 @@ class House:
             await asyncio.sleep(0.01)
 
     def log(self, name) -> str:
-        file = self.log_dir / f"{name}@echo#0.log"
-        return file.read_text() if file.exists() else ""
+        return "".join(file.read_text() for file in self.log_dir.glob(f"{name}@*#0.log"))
 
     async def control(self):
-        stream = await connect(str(self.run_dir / SOCKET_NAME), Snapshot, max_frame_bytes=LIMIT_BYTES)
+        """Connect as an HTTP worker does."""
+        stream = await connect(str(self.run_dir / SOCKET_NAME), FromSupervisor, max_frame_bytes=LIMIT_BYTES)
         stream.send(ControlHello(protocol=PROTOCOL, fingerprint="f", pid=os.getpid()))
         return stream
 

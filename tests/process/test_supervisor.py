@@ -50,7 +50,7 @@ async def test_a_crash_loop_ends_in_failed_with_the_last_words(house, echo, scri
     python = script("echo warming up >&2; echo no kernel image for this device >&2; exit 7")
     here = await house(echo(python=python))
     failed = await here.until("failed")
-    assert here.launcher.launches == {"echo@echo#0": 3}
+    assert here.launcher.launches == {"echo@echo_echo#0": 3}
     assert failed.reason == "exit code 7: warming up | no kernel image for this device"
     assert 50 < failed.retry_in_s <= 60
     assert here.log("echo").count("warming up") == 3

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 
 import pytest
 
 from core.supervisor.control import ControlServer
-from core.wire.control import ControlHello, DeploymentStatus, EnsureReady, Snapshot
+from core.wire.control import (
+    BreakerChanged,
+    Configuration,
+    ControlHello,
+    DeploymentStatus,
+    EnsureReady,
+    FromSupervisor,
+    Overrides,
+    Snapshot,
+)
 from core.wire.frames import PROTOCOL, FrameDecoder, encode
 from core.wire.stream import PeerGoneError, connect
 
@@ -25,13 +33,15 @@ class Desk:
         self.built = 0
         self.state = 0
         self.padding = ""
+        self.configuration = Configuration(generation=1, settings=b"{}", overrides=Overrides())
         self.wanted: list[str] = []
+        self.breakers: list[BreakerChanged] = []
         self.asked = asyncio.Event()
         self.server = ControlServer(
             path,
-            snapshot=self.snapshot,
+            present=lambda: (self.configuration, self.snapshot()),
             ensure_ready=self.ensure_ready,
-            fingerprint="f",
+            breaker_changed=self.breakers.append,
             max_frame_bytes=LIMIT_BYTES,
         )
 
@@ -45,7 +55,7 @@ class Desk:
         self.asked.set()
 
     async def client(self, *frames):
-        stream = await connect(str(self.path), Snapshot, max_frame_bytes=LIMIT_BYTES)
+        stream = await connect(str(self.path), FromSupervisor, max_frame_bytes=LIMIT_BYTES)
         for frame in frames:
             stream.send(frame)
         return stream
@@ -61,7 +71,10 @@ async def desk(tmp_path):
 
 
 async def newest(stream) -> int:
-    return (await stream.receive())[-1].number
+    """The number of the newest snapshot, when one has come."""
+    while not isinstance(frame := (await stream.receive())[-1], Snapshot):
+        pass
+    return frame.number
 
 
 async def test_a_worker_gets_a_snapshot_at_once_and_at_each_publication(desk):
@@ -116,12 +129,36 @@ async def test_who_does_not_begin_with_a_hello_we_understand_is_hung_up_on(desk,
     other.close()
 
 
-async def test_a_worker_of_another_table_is_served_and_reported(desk, caplog):
-    with caplog.at_level(logging.ERROR):
-        stream = await desk.client(ControlHello(protocol=PROTOCOL, fingerprint="other", pid=77))
-        assert await newest(stream) == 0
-    assert "HTTP worker 77" in caplog.text
-    assert "restart the gateway" in caplog.text
+async def test_a_snapshot_follows_the_configuration_that_it_belongs_to(desk):
+    """The configuration comes first, once, and again exactly when it is another one."""
+    stream = await desk.client(HELLO)
+    seen = []
+    for state in (0, 1, 2):
+        if state == 2:
+            desk.configuration = Configuration(generation=2, settings=b"{}", overrides=Overrides())
+        desk.state = state
+        desk.server.publish()
+        while not seen or seen[-1] != ("snapshot", state):
+            seen += [
+                ("configuration", frame.generation) if isinstance(frame, Configuration) else ("snapshot", frame.number)
+                for frame in await stream.receive()
+            ]
+    assert list(dict.fromkeys(seen)) == [
+        ("configuration", 1),
+        ("snapshot", 0),
+        ("snapshot", 1),
+        ("configuration", 2),
+        ("snapshot", 2),
+    ]
+    assert [kind for kind, _ in seen].count("configuration") == 2
+    stream.close()
+
+
+async def test_what_a_worker_says_of_its_breakers_is_handed_on(desk):
+    changed = BreakerChanged(replica="a@b#0", state="open", reason="it died")
+    stream = await desk.client(HELLO, changed, EnsureReady(deployment="a@b"))
+    await desk.asked.wait()
+    assert desk.breakers == [changed]
     stream.close()
 
 
@@ -142,9 +179,11 @@ async def test_a_worker_that_does_not_read_costs_no_memory_and_then_gets_the_new
             built_for_other += 1
         assert desk.built - built_for_other < 50  # what fits into the kernel's and the transport's buffers
 
-        decoder, generation = FrameDecoder(Snapshot, LIMIT_BYTES), 0
+        decoder, generation = FrameDecoder(FromSupervisor, LIMIT_BYTES), 0
         while generation != 1000:
             for snapshot in decoder.feed(await loop.sock_recv(slow, 1 << 16)):
+                if isinstance(snapshot, Configuration):
+                    continue
                 assert snapshot.number >= generation
                 generation = snapshot.number
         other.close()

@@ -48,7 +48,7 @@ class AnyLife(RuleBasedStateMachine):
         super().__init__()
         self.now_s = 0.0
         self.replica = Replica(name="m@b#0")
-        self.alive: int | None = None  # generation of the process that exists, or is about to
+        self.alive: int | None = None  # start of the process that exists, or is about to
         self.shown = False  # whether the launcher has reported it
         self.terminated = self.killed = False
 
@@ -70,7 +70,7 @@ class AnyLife(RuleBasedStateMachine):
                 self.terminated |= self.shown and effect is Effect.TERMINATE
                 self.killed |= self.shown and effect is Effect.KILL
 
-    def generation(self, late: bool) -> int:
+    def start(self, late: bool) -> int:
         return self.replica.starts - 1 if late else self.replica.starts
 
     @rule()
@@ -115,23 +115,23 @@ class AnyLife(RuleBasedStateMachine):
     @precondition(lambda self: self.alive is not None and not self.shown)
     @rule(how=st.sampled_from(["error", "weights"]))
     def not_launched(self, how):
-        generation, self.alive = self.alive, None
-        gone = WeightsMissing(generation, "gone")
-        self.feed(gone if how == "weights" else LaunchFailed(generation, "no", 0.5))
+        start, self.alive = self.alive, None
+        gone = WeightsMissing(start, "gone")
+        self.feed(gone if how == "weights" else LaunchFailed(start, "no", 0.5))
 
     @precondition(lambda self: self.alive is not None and self.shown)
     @rule(code=st.sampled_from([*ExitCode, None]))
     def ends(self, code):
-        generation, self.alive = self.alive, None
-        self.feed(Exited(generation, ReplicaExit(code=code, signal=None if code is not None else "SIGKILL"), 0.7))
+        start, self.alive = self.alive, None
+        self.feed(Exited(start, ReplicaExit(code=code, signal=None if code is not None else "SIGKILL"), 0.7))
 
     @rule(late=st.booleans(), status=STATUSES)
     def reports(self, late, status):
-        self.feed(Reported(self.generation(late), status))
+        self.feed(Reported(self.start(late), status))
 
     @rule(late=st.booleans(), retired=st.booleans())
     def retire_answer(self, late, retired):
-        self.feed(RetireAnswered(self.generation(late), retired))
+        self.feed(RetireAnswered(self.start(late), retired))
 
     @rule(now=st.booleans())
     def stop(self, now):
@@ -140,7 +140,7 @@ class AnyLife(RuleBasedStateMachine):
     @invariant()
     def it_knows_its_process(self):
         process = self.replica.process
-        assert (process.generation if process else None) == self.alive
+        assert (process.start if process else None) == self.alive
 
     @invariant()
     def states_mean_what_they_say(self):

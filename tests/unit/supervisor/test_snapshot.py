@@ -23,7 +23,7 @@ DEPLOYMENT = Deployment(
     idle_unload_s=None,
     declared_by="test",
 )
-PROCESS = Process(generation=1, launched_s=0, pid=7, load=Load(running=2), info=EngineInfo(slots=4), rss_bytes=9)
+PROCESS = Process(start=1, launched_s=0, pid=7, load=Load(running=2), info=EngineInfo(slots=4), rss_bytes=9)
 
 
 @pytest.mark.parametrize("state", ["ready", "draining", "starting"])

@@ -69,13 +69,13 @@ class Life:
         return self
 
     def launched(self) -> Life:
-        return self.feed(Launched(self.generation, 4711))
+        return self.feed(Launched(self.start, 4711))
 
     def reports(self, status: Status = READY) -> Life:
-        return self.feed(Reported(self.generation, status))
+        return self.feed(Reported(self.start, status))
 
     def dies(self, end: ReplicaExit = CRASH, jitter: float = 1.0) -> Life:
-        return self.feed(Exited(self.generation, end, jitter))
+        return self.feed(Exited(self.start, end, jitter))
 
     def until_ready(self) -> Life:
         if self.state == "absent":
@@ -85,7 +85,7 @@ class Life:
         return self.launched().reports()
 
     @property
-    def generation(self) -> int:
+    def start(self) -> int:
         return self.replica.starts
 
     @property
@@ -103,7 +103,7 @@ class Life:
 
 def test_a_startup_replica_starts_when_its_weights_are_there():
     life = Life().feed(WeightsFound())
-    assert (life.state, life.effects, life.generation) == ("starting", (Effect.LAUNCH,), 1)
+    assert (life.state, life.effects, life.start) == ("starting", (Effect.LAUNCH,), 1)
 
 
 def test_an_absent_replica_cannot_be_wanted_into_life():
@@ -229,7 +229,7 @@ def test_restarts_back_off_and_then_the_replica_is_failed_and_tried_again_later(
 def test_back_off_has_a_ceiling():
     timing = SupervisorTable(crash_loop_failures=100_000)
     replica = replace(Replica(name="m@b#0"), failures=90_000, state="starting", starts=1)
-    replica = replace(replica, process=Process(generation=1, launched_s=0))
+    replica = replace(replica, process=Process(start=1, launched_s=0))
     replica, _ = decide(replica, Exited(1, CRASH, 1.0), 10.0, timing)
     assert replica.start_at_s == 10 + timing.backoff_max_s
 

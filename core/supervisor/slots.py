@@ -1,0 +1,134 @@
+"""The places of replicas, and the life of the process that is in one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.api.errors import PreparationError, SpecError
+from core.api.protocols import Launcher, ReplicaConfig, ReplicaExit, ReplicaProcess
+from core.registry import DeploymentWeights, Generation
+from core.routing.table import Deployment
+from core.supervisor.launch import make_scratch, remove_scratch, replica_config
+from core.supervisor.replica import (
+    Event,
+    Exited,
+    Launched,
+    LaunchFailed,
+    Replica,
+    Reported,
+    RetireAnswered,
+    WeightsMissing,
+)
+from core.supervisor.watch import Watcher
+from core.wire.frames import RetireReply, Status
+
+__all__ = ["Lives", "Slot", "what_is_missing"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A replica's place: what is decided about it, and its present process."""
+
+    deployment: Deployment
+    weights: DeploymentWeights
+    replica: Replica
+    socket: str | None = None
+    process: ReplicaProcess | None = None
+    watcher: Watcher | None = None
+
+
+class Lives:
+    """Runs every process from its launch to its end, and feeds what happens to it to ``feed``.
+
+    ``folder`` is where their sockets and scratch folders are made.
+    """
+
+    def __init__(self, launcher: Launcher, folder: Path, feed: Callable[[Slot, Event], None]) -> None:
+        self._launcher = launcher
+        self._folder = folder
+        self._feed = feed
+        self._lives: set[asyncio.Task[None]] = set()
+
+    def begin(self, slot: Slot, generation: Generation) -> None:
+        """Launch a process for ``slot`` as ``generation`` says; its number is ``slot.replica.starts``."""
+        life = asyncio.get_running_loop().create_task(self._live(slot, slot.replica.starts, generation))
+        self._lives.add(life)
+        life.add_done_callback(self._lives.discard)
+
+    async def over(self) -> None:
+        """Wait until all have ended; none may begin any more."""
+        await asyncio.gather(*self._lives, return_exceptions=True)
+
+    async def _live(self, slot: Slot, start: int, generation: Generation) -> None:
+        scratch = None
+        try:
+            weights = slot.weights.find()
+            if weights.missing:
+                self._feed(slot, WeightsMissing(start, weights.missing))
+                return
+            scratch = make_scratch(self._folder)
+            config = replica_config(
+                slot.deployment,
+                slot.replica.name,
+                weights=weights.path,
+                scratch=scratch,
+                settings=generation.settings,
+                fingerprint=generation.table.fingerprint,
+            )
+            interval_s = generation.settings.supervisor.status_interval_s
+            event: Event = Exited(start, await self._watch_over(slot, start, config, interval_s), _jitter())
+        except (OSError, PreparationError) as error:
+            event = LaunchFailed(start, str(error), _jitter())
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises must not leave it starting for ever
+            _log.exception("%s: the launch failed in an unforeseen way", slot.replica.name)
+            event = LaunchFailed(start, repr(error), _jitter())
+        if isinstance(event, LaunchFailed) and slot.process is not None:
+            slot.process.kill()
+        slot.process = slot.watcher = slot.socket = None
+        self._feed(slot, event)
+        if scratch is not None:
+            await asyncio.to_thread(remove_scratch, scratch)
+
+    async def _watch_over(self, slot: Slot, start: int, config: ReplicaConfig, interval_s: float) -> ReplicaExit:
+        slot.process = process = await self._launcher.launch(config, python=slot.deployment.python)
+        slot.socket = config.socket
+        self._feed(slot, Launched(start, process.pid))
+
+        def hear(frame: Status | RetireReply) -> None:
+            if isinstance(frame, Status):
+                self._feed(slot, Reported(start, frame))
+            else:
+                self._feed(slot, RetireAnswered(start, frame.retired))
+
+        slot.watcher = Watcher(
+            config.socket,
+            hear,
+            replica=config.replica,
+            fingerprint=config.fingerprint,
+            interval_s=interval_s,
+            max_frame_bytes=config.max_frame_bytes,
+        )
+        watching = asyncio.create_task(slot.watcher.run())
+        try:
+            return await process.wait()
+        finally:
+            watching.cancel()
+
+
+def what_is_missing(weights: DeploymentWeights) -> str:
+    """Return what the weights lack, for people; empty when a launch may be tried."""
+    try:
+        return weights.find().missing
+    except (SpecError, PreparationError, OSError):
+        return ""  # so the launch fails on it, and says why
+
+
+def _jitter() -> float:
+    return random.uniform(0.5, 1.0)  # noqa: S311 - spreads restarts; guards nothing
