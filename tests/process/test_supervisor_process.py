@@ -14,7 +14,7 @@ import pytest
 
 from core.settings import Settings
 from core.supervisor.loop import SOCKET_NAME
-from core.wire.control import ControlHello, Snapshot
+from core.wire.control import ControlHello, FromSupervisor
 from core.wire.frames import PROTOCOL
 from core.wire.stream import PeerGoneError, connect
 
@@ -38,6 +38,7 @@ class Child:
                 "kill_after_s": 2,
                 "log_dir": str(folder / "logs"),
             },
+            admin={"database": str(folder / "overrides.sqlite3")},
             backends={"echo": echo},
         )
         order = {
@@ -69,7 +70,7 @@ class Child:
                     await asyncio.sleep(0.02)
 
     async def _reports(self):
-        stream = await connect(str(self.run_dir / SOCKET_NAME), Snapshot, max_frame_bytes=LIMIT_BYTES)
+        stream = await connect(str(self.run_dir / SOCKET_NAME), FromSupervisor, max_frame_bytes=LIMIT_BYTES)
         try:
             stream.send(ControlHello(protocol=PROTOCOL, fingerprint="f", pid=os.getpid()))
             while True:
