@@ -27,7 +27,7 @@ def count_endings(request: EngineRequest) -> int:
 
 
 def estimate_prompt_tokens(request: EngineRequest) -> int:
-    """Prompt tokens, guessed at four bytes of text each; token ids are counted."""
+    """Prompt tokens, guessed at four bytes of text each; token ids are counted, those of a cut answer too."""
     if isinstance(request, ChatRequest):
         texts: list[str | tuple[int, ...]] = [message.text for message in request.messages]
         texts += [tool.parameters + tool.description for tool in request.tools]
@@ -35,7 +35,9 @@ def estimate_prompt_tokens(request: EngineRequest) -> int:
         texts = [request.query + document for document in request.documents]  # read together, pair by pair
     else:
         texts = list(request.prompts if isinstance(request, CompletionRequest) else request.inputs)
-    return sum(
+    continued = getattr(request, "continued", None)
+    said = len(continued.token_ids) if continued else 0
+    return said + sum(
         -(-len(text.encode(errors="replace")) // _BYTES_PER_TOKEN) if isinstance(text, str) else len(text)
         for text in texts
     )

@@ -22,8 +22,8 @@ class StreamCheck:
         self._open = set(range(count_endings(request)))
         self._usage_seen = False
 
-    def see(self, event: EngineEvent) -> None:
-        """Check the next event.
+    def see(self, event: EngineEvent) -> int:
+        """Check the next event; return how many generated tokens it stands for.
 
         Raises:
             ContractError: it must not come, or not now.
@@ -38,7 +38,7 @@ class StreamCheck:
                     f"the engine sent {kind.__name__} of choice {event.choice}, which is finished or was not asked for"
                 )
                 raise ContractError(msg)
-            return
+            return event.tokens
         if isinstance(event, Finished | Embedding | Score):
             ending = event.choice if isinstance(event, Finished) else event.index
             if ending not in self._open:
@@ -56,6 +56,7 @@ class StreamCheck:
         else:
             msg = f"the engine sent {kind.__name__}, which is no event"  # type: ignore[unreachable]  # plugins err
             raise ContractError(msg)
+        return 0
 
     def end(self) -> None:
         """The stream is over.

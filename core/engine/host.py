@@ -20,6 +20,7 @@ from core.engine.admission import Admission
 from core.engine.defaults import with_defaults
 from core.engine.job import Job
 from core.engine.merge import TextMerger
+from core.engine.outstanding import Outstanding
 from core.engine.resident import ResidentMemory
 from core.wire.frames import (
     PROTOCOL,
@@ -58,6 +59,7 @@ class Host:
         self._info: EngineInfo | None = None
         self._error: tuple[str, bool] | None = None
         self._admission = Admission(slots=1, max_waiting=0, max_waiting_prompt_tokens=0)
+        self._outstanding = Outstanding()
         self._jobs: set[Job] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -95,6 +97,7 @@ class Host:
             max_waiting=self._config.max_waiting,
             max_waiting_prompt_tokens=self._config.max_waiting_prompt_tokens,
         )
+        self._outstanding = Outstanding(info.context_tokens)
         self._tell()
 
     def fail(self, message: str, *, permanent: bool) -> None:
@@ -160,6 +163,8 @@ class Host:
             waiting_prompt_tokens=queue.waiting_prompt_tokens,
             kv_used=engine_load.kv_used,
             steps=engine_load.steps,
+            outstanding_prompt_tokens=self._outstanding.prompt_tokens,
+            outstanding_output_tokens=self._outstanding.output_tokens,
         )
 
     def _status(self) -> Status:
@@ -247,7 +252,8 @@ class Host:
         if ticket is None:
             stream.send(rejected or self._busy())
             return
-        job = Job(ticket, submit.timeout_s)
+        answering = self._outstanding.enter(submit.request, ticket.prompt_tokens)
+        job = Job(ticket, submit.timeout_s, answering)
         loop = asyncio.get_running_loop()
         stream.on_gone = lambda: job.cut(loop.time(), "gone")
         self._jobs.add(job)
@@ -268,10 +274,13 @@ class Host:
         finally:
             stream.on_gone = None
             self._admission.leave(ticket)
+            self._outstanding.leave(answering)
             self._jobs.discard(job)
             if not self._jobs:
                 self._idle.set()
         if ticket.started.is_set():
+            if failed is None:
+                self._outstanding.learn(submit.request, answering)
             self._mean_run_s += _SMOOTHING * (loop.time() - began - self._mean_run_s)
         load = self.load()
         stream.send(Done(load=load) if failed is None else msgspec.structs.replace(failed, load=load))

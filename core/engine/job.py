@@ -14,6 +14,7 @@ from core.api.requests import EngineRequest
 from core.engine.admission import Ticket
 from core.engine.contract import ContractError, StreamCheck
 from core.engine.merge import TextMerger
+from core.engine.outstanding import Answering
 from core.wire.frames import Failed, ToReplica
 from core.wire.stream import FrameStream, PeerGoneError
 
@@ -36,8 +37,9 @@ class Job:
         broken: what the engine said if it can serve nothing any more, else empty.
     """
 
-    def __init__(self, ticket: Ticket, timeout_s: float) -> None:
+    def __init__(self, ticket: Ticket, timeout_s: float, answering: Answering) -> None:
         self.ticket = ticket
+        self._answering = answering
         self.broken = ""
         self.limit = asyncio.timeout(timeout_s)
         self._ends_by: Literal["timeout", "draining", "gone"] = "timeout"
@@ -75,7 +77,7 @@ class Job:
         try:
             events = engine.stream(request)
             try:
-                await _pass_on(events, StreamCheck(request), stream, merger)
+                await self._pass_on(events, StreamCheck(request), stream, merger)
             finally:
                 self._settle()
                 await events.aclose()
@@ -104,21 +106,24 @@ class Job:
         if not self.limit.expired():
             self.limit.reschedule(None)
 
-
-async def _pass_on(
-    events: AsyncGenerator[EngineEvent, None],
-    check: StreamCheck,
-    stream: FrameStream[ToReplica],
-    merger: TextMerger | None,
-) -> None:
-    turn = 0
-    async for event in events:
-        check.see(event)
-        for out in (event,) if merger is None else merger.see(event):
-            stream.send(out)
-        if stream.congested:
-            await stream.drain()
-        turn += 1
-        if turn % _EVENTS_A_TURN == 0:
-            await asyncio.sleep(0)
-    check.end()
+    async def _pass_on(
+        self,
+        events: AsyncGenerator[EngineEvent, None],
+        check: StreamCheck,
+        stream: FrameStream[ToReplica],
+        merger: TextMerger | None,
+    ) -> None:
+        answering = self._answering
+        turn = 0
+        async for event in events:
+            answering.tokens += check.see(event)
+            if not answering.begun:
+                answering.begin()
+            for out in (event,) if merger is None else merger.see(event):
+                stream.send(out)
+            if stream.congested:
+                await stream.drain()
+            turn += 1
+            if turn % _EVENTS_A_TURN == 0:
+                await asyncio.sleep(0)
+        check.end()

@@ -240,7 +240,15 @@ async def test_the_surplus_waits_in_order(scene: Scene) -> None:
     """Two run, the next waits, and its turn comes when a slot is free."""
     clients = [await scene.submitted() for _ in range(3)]
     await until(lambda: len(scene.engine.begun) == 2)
-    assert await scene.load() == Load(running=2, waiting=1, waiting_prompt_tokens=2, kv_used=0.25, steps=7)
+    assert await scene.load() == Load(
+        running=2,
+        waiting=1,
+        waiting_prompt_tokens=2,
+        kv_used=0.25,
+        steps=7,
+        outstanding_prompt_tokens=6,
+        outstanding_output_tokens=3 * 256,
+    )
     scene.engine.release.set()
     for client in clients:
         assert isinstance([frame async for frame in client.frames()][-1], Done)
