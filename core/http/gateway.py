@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from sanic import Request
 
 from core.api.protocols import Observer, Policy, RequestRecord
 from core.gateway import metrics
+from core.gateway.admin import Management
 from core.gateway.fleet import Fleet
+from core.gateway.ranking import Ranker
 from core.registry import Generation, Registry, make_policies, receive_generation
 from core.routing.table import Table
 from core.settings import RouteTable, Settings, SettingsError
@@ -29,14 +31,22 @@ class Gateway:
     Attributes:
         generation: what this worker routes by; another one may take its place between any two turns of the loop.
         policies: those of the generation, by `Route.policy_key`.
+        management: the way to the supervisor for those who manage the gateway.
+        ranker: asks them.
     """
 
     registry: Registry
     generation: Generation
     policies: Mapping[str, Policy]
     fleet: Fleet
+    management: Management
     observers: Sequence[Observer]
     started_unix_s: int
+    ranker: Ranker = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the ranker of the policies."""
+        self.ranker = Ranker(self.policies, timeout_s=self.settings.routing.policy_timeout_s)
 
     @property
     def settings(self) -> Settings:
@@ -62,13 +72,11 @@ class Gateway:
                 error,
             )
             return
-        before = self.settings
-        kept = {key: self.policies.get(key, policy) for key, policy in policies.items()}
-        self.policies = {
-            key: kept[key] if _defined(key, before) == _defined(key, generation.settings) else policy
-            for key, policy in policies.items()
-        }
-        self.generation = generation
+        before, after = self.settings, generation.settings
+        known = {key: policy for key, policy in self.policies.items() if _defined(key, before) == _defined(key, after)}
+        policies = {key: known.get(key, policy) for key, policy in policies.items()}
+        ranker = Ranker(policies, timeout_s=after.routing.policy_timeout_s)
+        self.generation, self.policies, self.ranker = generation, policies, ranker
         self.fleet.take_table(generation.table)
 
     def finished(self, record: RequestRecord) -> None:
