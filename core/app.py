@@ -26,8 +26,9 @@ from typing import Any
 from sanic import Sanic
 
 from core.api.protocols import Policy
+from core.gateway.admin import Management
 from core.gateway.fleet import Fleet
-from core.http import routes
+from core.http import admin, routes
 from core.http.gateway import Gateway
 from core.http.guardian import Guardian, end_with_parent
 from core.observe import configure_logging
@@ -104,7 +105,7 @@ class _Parts:
     async def main_process_ready(self, application: Sanic[Any, Any]) -> None:
         # A mistake in the configuration ends the gateway here, before any process starts.
         _, generation, _ = _load(self._settings)
-        _say(generation.table, application)
+        _say(generation.table, self._settings.admin.key, application)
         run_dir = _new_run_dir()
         os.environ[_RUN_DIR_VARIABLE] = f"{os.getpid()}:{run_dir}"
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(run_dir / "metrics")
@@ -121,18 +122,18 @@ class _Parts:
         registry, generation, policies = _load(settings)
         run_dir = _inherited_run_dir()
         if run_dir is None:
-            _say(generation.table, application)
+            _say(generation.table, self._settings.admin.key, application)
             _bequeath_nothing()
             run_dir = self._own_run_dir = _new_run_dir()
             self._supervise(registry, run_dir)
-        fleet = self._fleet = Fleet(
-            generation.table, run_dir / SOCKET_NAME, max_frame_bytes=settings.limits.max_frame_bytes
-        )
+        socket, max_frame_bytes = run_dir / SOCKET_NAME, settings.limits.max_frame_bytes
+        fleet = self._fleet = Fleet(generation.table, socket, max_frame_bytes=max_frame_bytes)
         gateway = application.ctx.gateway = Gateway(
             registry=registry,
             generation=generation,
             policies=policies,
             fleet=fleet,
+            management=Management(socket, max_frame_bytes=max_frame_bytes),
             observers=make_observers(registry),
             started_unix_s=int(time.time()),
         )
@@ -180,10 +181,11 @@ def _load(settings: Settings) -> tuple[Registry, Generation, Mapping[str, Policy
         raise SystemExit(message) from None
 
 
-def _say(table: Table, application: Sanic[Any, Any]) -> None:
+def _say(table: Table, key: str | None, application: Sanic[Any, Any]) -> None:
     """What the operator should know before the first request."""
     for warning in table.warnings:
         _log.warning("%s", warning)
+    _log.info("%s", admin.who_may_manage(key))
     for server in application.state.server_info:
         host = str(server.settings.get("host") or "")
         if host not in {"", "127.0.0.1", "::1", "localhost"}:

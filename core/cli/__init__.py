@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from core.api import SpecError
-from core.cli import chat, check, listing, pull
+from core.cli import admin, chat, check, listing, pull
 from core.cli.common import CommandError
 from core.errors import GatewayError
 from core.models import PullError
@@ -58,8 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     add("models", listing.models, "list the deployments and whether their weights are here", json=True)
     add("aliases", listing.aliases, "list the aliases, where they lead and who declared them", json=True)
     add("check", check.check, "check configuration and plugins; start nothing", json=False)
-    puller = add("pull", pull.pull_names, "fetch the weights of models", json=False)
+    puller = add("pull", pull.pull_names, "fetch the weights of models", json=True)
     puller.add_argument("names", nargs="+", metavar="NAME", help="a model, an alias, or model@backend")
+    admin.add_commands(add)
     chatter = add("chat", chat.chat, "talk to a model of the running gateway", json=False)
     chatter.add_argument("--url", default="http://127.0.0.1:8080", help="the gateway; default: %(default)s")
     chatter.add_argument("--model", metavar="NAME", help="model or alias; default: the first that is active")

@@ -12,10 +12,10 @@ from sanic import HTTPResponse, Request
 from core.dialects import openai
 from core.errors import GatewayError
 from core.http.gateway import Gateway, gateway_of
-from core.routing.table import Deployment
+from core.routing.table import Deployment, Table
 from core.wire.control import DeploymentStatus
 
-__all__ = ["list_models", "show_model"]
+__all__ = ["deployments_behind", "list_models", "show_model"]
 
 
 async def list_models(request: Request) -> HTTPResponse:
@@ -38,7 +38,7 @@ async def show_model(request: Request, name: str) -> HTTPResponse:
 
 
 def _entry(gateway: Gateway, name: str) -> dict[str, Any]:
-    deployments = _deployments(gateway, name)
+    deployments = deployments_behind(gateway.table, name)
     statuses = [gateway.fleet.status(deployment.id) for deployment in deployments]
     # What would serve a request now: the first that can, else the first there is.
     best = next((i for i, one in enumerate(deployments) if _active(gateway, one)), 0)
@@ -59,9 +59,8 @@ def _entry(gateway: Gateway, name: str) -> dict[str, Any]:
     )
 
 
-def _deployments(gateway: Gateway, name: str) -> Sequence[Deployment]:
-    """All deployments behind a name, enabled ones first and in the order in which they would be tried."""
-    table = gateway.table
+def deployments_behind(table: Table, name: str) -> Sequence[Deployment]:
+    """Return all deployments behind a name, enabled ones first and in the order in which they would be tried."""
     if name in table.deployments:
         return [table.deployments[name]]
     models = [name] if name in table.models else table.aliases[name].targets

@@ -1,0 +1,47 @@
+"""``/admin/v1/aliases``: what names stand for."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+from sanic import HTTPResponse, Request
+
+from core.errors import GatewayError
+from core.http.admin import views
+from core.http.admin.bodies import AliasBody, flag, read
+from core.http.admin.changing import change
+from core.http.admin.views import answer
+from core.http.gateway import gateway_of
+from core.wire.control import Change
+from core.words import did_you_mean
+
+__all__ = ["delete_alias", "list_aliases", "put_alias"]
+
+
+async def list_aliases(request: Request) -> HTTPResponse:
+    """``GET /admin/v1/aliases``."""
+    return answer(views.Aliases(aliases=views.aliases(gateway_of(request))))
+
+
+async def put_alias(request: Request, name: str) -> HTTPResponse:
+    """``PUT /admin/v1/aliases/{name}``: let a name stand for these models, whatever it stood for."""
+    gateway, name = gateway_of(request), unquote(name)
+    body = read(request, AliasBody)
+    if name in gateway.generation.table.models or name in gateway.generation.table.deployments:
+        message = (
+            f"'{name}' is a model or deployment itself, which wins over an alias of that name; choose another name."
+        )
+        raise GatewayError(message, status=409, type="invalid_request_error", code="name_taken")
+    await change(gateway, Change(aliases={name: tuple(body.models)}))
+    return answer(views.alias(gateway, name))
+
+
+async def delete_alias(request: Request, name: str) -> HTTPResponse:
+    """``DELETE /admin/v1/aliases/{name}``: it stands for nothing; with ``?reset=true``, for what it did at first."""
+    gateway, name = gateway_of(request), unquote(name)
+    reset, generation = flag(request, "reset"), gateway.generation
+    if name not in generation.table.aliases and name not in generation.overrides.aliases:
+        message = f"There is no alias '{name}'; {did_you_mean(name, generation.table.aliases)}"
+        raise GatewayError(message, status=404, type="invalid_request_error", code="alias_not_found")
+    await change(gateway, Change(aliases={name: None if reset else ()}))
+    return answer(views.alias(gateway, name))

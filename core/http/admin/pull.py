@@ -1,0 +1,116 @@
+"""``POST /admin/v1/pull``: fetch and prepare weights in a process of its own, with progress as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from typing import Any
+
+import msgspec
+from sanic import HTTPResponse, Request
+
+from core.errors import GatewayError
+from core.http.admin.bodies import PullBody, read
+from core.http.admin.events import KEEPALIVE, event
+from core.http.gateway import gateway_of
+from core.http.sse import EventStream
+from core.routing.named import NotMeantError, deployments_to_pull
+
+__all__ = ["pull"]
+
+_END_WITHIN_S = 5.0
+_LAST_WORDS_BYTES = 2000
+_LONGEST_LINE_BYTES = 1024 * 1024
+# Those of the HTTP worker, not of the process that it starts.
+_NOT_INHERITED = frozenset({"PROMETHEUS_MULTIPROC_DIR", "AI_GATEWAY_RUN_DIR"})
+
+
+async def pull(request: Request) -> HTTPResponse | None:
+    """Pull what a name stands for: ``progress`` events, then exactly one ``done`` or ``error``.
+
+    It is ended when the client leaves; what is half fetched is kept for the next time where the source can resume.
+    """
+    gateway = gateway_of(request)
+    name = read(request, PullBody).name
+    try:
+        deployments = [one.id for one in deployments_to_pull(gateway.generation.table, name)]
+    except NotMeantError as error:
+        raise GatewayError.invalid(str(error), param="name", code="model_not_found") from None
+    out = EventStream(request, keepalive=KEEPALIVE, keepalive_s=gateway.settings.limits.keepalive_s)
+    out.headers = {"x-request-id": request.headers.get("x-request-id") or str(request.id)}
+    process = await _start(deployments)
+    try:
+        await out.send(KEEPALIVE)
+        await _copy(process, out)
+        await out.end()
+    finally:
+        out.close()
+        await asyncio.shield(_end(process))
+    return None
+
+
+async def _start(deployments: list[str]) -> Process:
+    # A session of its own: what it starts itself ends with it.
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "core",
+        "pull",
+        "--json",
+        "--",
+        *deployments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=PIPE,
+        stderr=PIPE,
+        limit=_LONGEST_LINE_BYTES,
+        start_new_session=True,
+        env={name: value for name, value in os.environ.items() if name not in _NOT_INHERITED},
+    )
+
+
+async def _copy(process: Process, out: EventStream) -> None:
+    """Carry its events to the client; one of them, or one of ours, is the last."""
+    assert process.stdout is not None and process.stderr is not None  # noqa: S101, PT018 - they are pipes
+    words = asyncio.create_task(_last_words(process.stderr))
+    try:
+        async for line in process.stdout:
+            told: dict[str, Any] = msgspec.json.decode(line)
+            name = told.pop("event")
+            if name == "error":
+                break
+            await out.send(event(name, told))
+            if name == "done":
+                return
+        else:
+            told = {"pulled": {}, "failed": {}}
+        message = "\n".join(f"{name}: {why}" for name, why in told["failed"].items())
+        if not message:
+            message = f"The pull ended with code {await process.wait()}: {await words or 'it said nothing'}"
+    finally:
+        words.cancel()
+    error = GatewayError(message, status=502, type="server_error", code="pull_failed")
+    await out.send(event("error", {**error.body(), **told}))
+
+
+async def _last_words(stderr: asyncio.StreamReader) -> str:
+    """Read all it says, so that it never waits for a reader, and return the end of it."""
+    kept = b""
+    while piece := await stderr.read(_LAST_WORDS_BYTES):
+        kept = (kept + piece)[-_LAST_WORDS_BYTES:]
+    return kept.decode(errors="replace").strip()
+
+
+async def _end(process: Process) -> None:
+    """End it and all that it started, if it has not ended by itself."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_WITHIN_S):
+                await process.wait()
