@@ -53,7 +53,7 @@ def replica_config(
 ) -> ReplicaConfig:
     """Return all that the process of ``replica`` needs; ``weights`` is what its engine loads."""
     settings_class = deployment.backend.settings
-    limits, timing = settings.limits, settings.supervisor
+    timing = settings.supervisor
     return ReplicaConfig(
         replica=replica,
         model=deployment.spec,
@@ -64,10 +64,10 @@ def replica_config(
         socket=str(_socket(scratch)),
         scratch=str(scratch),
         fingerprint=fingerprint,
-        max_waiting=limits.max_waiting,
-        max_waiting_prompt_tokens=limits.max_waiting_prompt_tokens,
+        max_waiting=deployment.max_waiting,
+        max_waiting_prompt_tokens=deployment.max_waiting_prompt_tokens,
         drain_timeout_s=timing.drain_timeout_s,
-        max_frame_bytes=limits.max_frame_bytes,
+        max_frame_bytes=settings.limits.max_frame_bytes,
         log_level=settings.log_level,
         log_dir=str(timing.log_dir.expanduser()),
         log_max_bytes=timing.log_max_bytes,
