@@ -14,6 +14,7 @@ from core.gateway import metrics
 from core.gateway.admin import Management
 from core.gateway.fleet import Fleet
 from core.gateway.ranking import Ranker
+from core.gateway.retries import RetryBudget
 from core.registry import Generation, Registry, make_policies, receive_generation
 from core.routing.table import Table
 from core.settings import RouteTable, Settings, SettingsError

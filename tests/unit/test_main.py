@@ -162,7 +162,7 @@ def test_pull_reports_progress_in_lines_without_a_terminal(folder, capsys, monke
         return folder / "small.gguf"
 
     monkeypatch.setattr("core.registry.weights.pull", fetch)
-    monkeypatch.setattr("core.cli.pull._LINE_INTERVAL_S", 0)
+    monkeypatch.setattr("core.cli.meters._LINE_INTERVAL_S", 0)
     assert main(["pull", "small"]) == 0
     assert capsys.readouterr().err.splitlines() == [
         f"small@demo: fetching {folder}/small.gguf",

@@ -84,7 +84,7 @@ def test_pull_prepares_and_tells_each_stage(folder, capsys):
 
 
 def test_pull_tells_the_share_every_few_seconds(folder, capsys, monkeypatch):
-    monkeypatch.setattr("core.cli.pull._LINE_INTERVAL_S", 0)
+    monkeypatch.setattr("core.cli.meters._LINE_INTERVAL_S", 0)
     assert main(["pull", "one"]) == 0
     assert capsys.readouterr().err.splitlines() == [
         "one@loud: waiting",

@@ -12,7 +12,6 @@ from core.api.requests import Task
 from core.dialects import openai
 from core.errors import GatewayError
 from core.gateway import explaining
-from core.gateway.ranking import Ranker
 from core.http.admin.views import answer
 from core.http.gateway import gateway_of
 from core.http.models import deployments_behind
@@ -57,8 +56,7 @@ async def explain(request: Request) -> HTTPResponse:
         request=parsed.request,
     )
     behind = deployments_behind(table, route.name)
-    ranker = Ranker(gateway.policies, timeout_s=gateway.settings.routing.policy_timeout_s)
-    return answer(explaining.explain(gateway.fleet, ranker, route, asked, needs=parsed.needs, behind=behind))
+    return answer(explaining.explain(gateway.fleet, gateway.ranker, route, asked, needs=parsed.needs, behind=behind))
 
 
 def _task(request: Request) -> Task:
