@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
-from typing import cast
+from dataclasses import dataclass
+from typing import Literal, cast
 
 from core.api.messages import EngineEvent
 from core.errors import GatewayError
-from core.gateway.fleet import Fleet, Replica, ReplicaStream
-from core.wire.frames import Accepted, Done, Failed, FromReplica, Rejected, Submit
+from core.gateway.breaker import FailureKind
+from core.gateway.fleet import Fleet
+from core.gateway.replica import ReplicaStream
+from core.gateway.work import Work
+from core.wire.frames import Accepted, Done, Failed, Rejected, Submit
 from core.wire.stream import PeerGoneError
 
-__all__ = ["Answer", "ReplicaFailedError"]
+__all__ = ["Answer", "Deadline", "FailureReason", "ReplicaFailedError"]
+
+FailureReason = FailureKind | Literal["draining"]
+
+# Timers of the loop may ring this much too early.
+_TIMER_S = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deadline:
+    """Until when an answer is waited for, in loop time.
+
+    Attributes:
+        at_s: the request's end; its client may have shortened it.
+        first_event_s, whole_s: the operator's own limits. A replica that lets them pass has failed; one that
+            does not keep to its client's has not.
+    """
+
+    at_s: float
+    first_event_s: float = math.inf
+    whole_s: float = math.inf
 
 
 class ReplicaFailedError(Exception):
@@ -20,12 +45,16 @@ class ReplicaFailedError(Exception):
 
     Attributes:
         error: what the client is told if no other one can.
-        rejected: the replica's own word, when it did not even begin: its queue is full or it is going away.
+        reason: how it failed; None when it did not even begin.
+        rejected: its own word then: its queue is full or it is going away.
     """
 
-    def __init__(self, error: GatewayError, rejected: Rejected | None = None) -> None:
+    def __init__(
+        self, error: GatewayError, reason: FailureReason | None = None, *, rejected: Rejected | None = None
+    ) -> None:
         super().__init__(error.message)
         self.error = error
+        self.reason = reason
         self.rejected = rejected
 
 
@@ -40,9 +69,12 @@ class Answer:
         first_event_s: when the first events arrived, in loop time.
     """
 
-    def __init__(self, fleet: Fleet, replica: Replica, stream: ReplicaStream) -> None:
+    def __init__(self, fleet: Fleet, work: Work, stream: ReplicaStream, deadline: Deadline) -> None:
         self._fleet = fleet
-        self.replica = replica
+        self._work = work
+        self._deadline = deadline
+        self._limit_s = min(deadline.first_event_s, deadline.whole_s)
+        self.replica = work.replica
         self.first_event_s = 0.0
         self._stream: ReplicaStream | None = stream
         self._first: list[EngineEvent] = []
@@ -57,11 +89,12 @@ class Answer:
         assert self._stream is not None  # noqa: S101 - a fresh answer has its stream
         try:
             self._stream.send(submit)
-            while not self._first and self._stream is not None:
-                self._first = self._events(await self._stream.receive())
         except PeerGoneError as gone:
-            raise ReplicaFailedError(_died(self.replica)) from gone
+            raise self._died() from gone
+        while not self._first and self._stream is not None:
+            self._first = await self._receive(self._stream)
         self.first_event_s = asyncio.get_running_loop().time()
+        self._limit_s = self._deadline.whole_s
 
     async def __aiter__(self) -> AsyncIterator[Sequence[EngineEvent]]:
         """Yield batches of events until the answer is whole.
@@ -72,49 +105,78 @@ class Answer:
         if self._first:
             yield self._first
         while self._stream is not None:
-            try:
-                events = self._events(await self._stream.receive())
-            except PeerGoneError as gone:
-                raise ReplicaFailedError(_died(self.replica)) from gone
-            if events:
+            if events := await self._receive(self._stream):
                 yield events
 
     def close(self) -> None:
         """Give the connection back; cancels the request unless the answer is whole. Idempotent."""
         if self._stream is not None:
-            self._fleet.discard(self.replica, self._stream)
+            self._stream.close()
             self._stream = None
+        self._work.end()
 
-    def _events(self, frames: list[FromReplica]) -> list[EngineEvent]:
-        """Return the events among the frames; note loads, release the connection at the end."""
+    async def _receive(self, stream: ReplicaStream) -> list[EngineEvent]:
+        """Wait for frames and return the events among them; release the connection at the end."""
+        try:
+            frames = await stream.receive()
+        except PeerGoneError as gone:
+            raise self._died() from gone
+        except asyncio.CancelledError:
+            if self._is_late():
+                self._work.failed("timeout")
+            raise
         if isinstance(frames[0], Accepted):
             self.replica.load = frames[0].load
             del frames[0]
-        if frames and isinstance(last := frames[-1], Done | Failed | Rejected):
-            self.replica.load = last.load
-            frames.pop()
-            stream, self._stream = self._stream, None
-            if stream is not None:
-                self._fleet.release(self.replica, stream)
-            if not isinstance(last, Done):
-                raise _refusal(self.replica, last)
-        return cast("list[EngineEvent]", frames)
+        last = frames.pop() if frames and isinstance(frames[-1], Done | Failed | Rejected) else None
+        events = cast("list[EngineEvent]", frames)
+        if events:
+            self._work.saw(events)
+        if last is not None:
+            self._end(cast("Done | Failed | Rejected", last))
+        return events
 
+    def _end(self, last: Done | Failed | Rejected) -> None:
+        """Take the last frame of the conversation.
 
-def _refusal(replica: Replica, frame: Failed | Rejected) -> Exception:
-    """Turn the end of a conversation that is not `Done` into the exception to raise."""
-    where = replica.status.replica
-    if frame.reason == "invalid":
-        return GatewayError.invalid(frame.message, param=frame.param, code=frame.code)
-    if isinstance(frame, Rejected):
-        return ReplicaFailedError(GatewayError.busy(frame.message, retry_after_s=frame.retry_after_s), frame)
-    if frame.reason == "timeout":
-        return GatewayError.timeout(f"{where} did not finish the answer in time: {frame.message}")
-    return ReplicaFailedError(GatewayError.engine_failed(f"{where} failed: {frame.message}"))
+        Raises:
+            ReplicaFailedError, GatewayError: it is not `Done`.
+        """
+        self.replica.load = last.load
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            self._fleet.release(self.replica, stream)
+        failure = None if isinstance(last, Done) else self._refusal(last)
+        if failure is None:
+            self._work.completed()
+        self._work.end()
+        if failure is not None:
+            raise failure
 
+    def _refusal(self, last: Failed | Rejected) -> Exception:
+        """Turn the end of a conversation that is not `Done` into the exception to raise."""
+        where = self.replica.name
+        if last.reason == "invalid":
+            return GatewayError.invalid(last.message, param=last.param, code=last.code)
+        if isinstance(last, Rejected):
+            error = GatewayError.busy(last.message, retry_after_s=last.retry_after_s)
+            return ReplicaFailedError(error, rejected=last)
+        if last.reason == "timeout":
+            if self._is_late():
+                self._work.failed("timeout")
+            return GatewayError.timeout(f"{where} did not finish the answer in time: {last.message}")
+        if last.reason == "engine":
+            self._work.failed("engine")
+        return ReplicaFailedError(GatewayError.engine_failed(f"{where} failed: {last.message}"), last.reason)
 
-def _died(replica: Replica) -> GatewayError:
-    return GatewayError.not_ready(
-        f"The process of {replica.status.replica} ended while it worked on this request; it is being restarted.",
-        retry_after_s=2.0,
-    )
+    def _died(self) -> ReplicaFailedError:
+        self._work.failed("death")
+        error = GatewayError.not_ready(
+            f"The process of {self.replica.name} ended while it worked on this request; it is being restarted.",
+            retry_after_s=2.0,
+        )
+        return ReplicaFailedError(error, "death")
+
+    def _is_late(self) -> bool:
+        """Whether the replica let a limit of the operator's own pass."""
+        return asyncio.get_running_loop().time() >= self._limit_s - _TIMER_S

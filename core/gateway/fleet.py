@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.api.messages import Load
-from core.api.protocols import Candidate
+from core.gateway.breaker import Breaker
+from core.gateway.metrics import breaker_changed
+from core.gateway.replica import Average, Replica, ReplicaStream
 from core.routing.table import Deployment, Table
 from core.wire.control import (
+    BreakerChanged,
     Configuration,
     ControlHello,
     DeploymentStatus,
@@ -34,45 +37,6 @@ _HELLO_TIMEOUT_S = 5.0
 # The supervisor sends a snapshot every second; one that is silent this long is stopped or hung.
 _SILENCE_S = 10.0
 
-ReplicaStream = FrameStream[FromReplica]
-
-
-@dataclass(slots=True, eq=False)
-class Replica:
-    """A ready replica as this worker sees it. A restarted replica has a new socket and is a new object.
-
-    Attributes:
-        status: what the last snapshot said.
-        load: the freshest load known, from its own answers or from a snapshot.
-        in_flight: requests of this worker on it now.
-    """
-
-    deployment: Deployment
-    status: ReplicaStatus
-    socket: str
-    load: Load
-    in_flight: int = 0
-    idle: list[ReplicaStream] = field(default_factory=list)
-
-    def candidate(self) -> Candidate:
-        """What a policy sees of it."""
-        spec = self.deployment.spec
-        return Candidate(
-            replica=self.status.replica,
-            deployment=spec.deployment,
-            model=spec.name,
-            backend=spec.backend,
-            weight=spec.weight,
-            slots=self.status.info.slots if self.status.info else 1,
-            load=self.load,
-            in_flight=self.in_flight,
-        )
-
-    def close_idle(self) -> None:
-        """Close the pooled connections."""
-        while self.idle:
-            self.idle.pop().close()
-
 
 class Fleet:
     """Follows the supervisor's snapshots, and opens connections to replicas.
@@ -82,6 +46,7 @@ class Fleet:
         on_configuration: called with each configuration that the supervisor sends, before its first snapshot.
         snapshot: the last one received, or None before the first.
         connected: whether the supervisor is there now.
+        breakers: by replica, of all that were ever ready; they outlive processes.
     """
 
     def __init__(self, table: Table, supervisor_socket: Path, *, max_frame_bytes: int) -> None:
@@ -90,6 +55,8 @@ class Fleet:
         self.snapshot: Snapshot | None = None
         self.connected = False
         self.draining = False
+        self.breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
+        self._output_tokens: defaultdict[str, Average] = defaultdict(Average)
         self._socket = supervisor_socket
         self._max_frame_bytes = max_frame_bytes
         self._mismatch = ""
@@ -132,6 +99,19 @@ class Fleet:
             with contextlib.suppress(PeerGoneError):
                 self._control.send(EnsureReady(deployment=deployment))
 
+    def tell_breaker(self, replica: str) -> None:
+        """Tell the operator, the metrics and the supervisor that the circuit breaker of a replica changed."""
+        breaker = self.breakers[replica]
+        probe_in_s = breaker.probe_in_s(asyncio.get_running_loop().time())
+        if breaker.state == "open":
+            _log.warning("%s gets no requests of this HTTP worker for %.1f s: %s", replica, probe_in_s, breaker.reason)
+        else:
+            _log.info("the circuit breaker of %s is %s", replica, breaker.state)
+        breaker_changed(replica, breaker.state, probe_in_s)
+        if self._control is not None:
+            with contextlib.suppress(PeerGoneError):
+                self._control.send(BreakerChanged(replica=replica, state=breaker.state, reason=breaker.reason))
+
     async def changed(self) -> None:
         """Wait for the next snapshot."""
         await self._changed.wait()
@@ -144,31 +124,20 @@ class Fleet:
     # --- connections to replicas
 
     async def acquire(self, replica: Replica) -> ReplicaStream:
-        """Lend a connection to a replica; the request counts as in flight on it until given back.
+        """Lend a connection to a replica; closing it in the middle of a conversation cancels the request.
 
         Raises:
             OSError: the replica cannot be reached, or did not greet.
         """
-        replica.in_flight += 1
-        try:
-            return self._pooled(replica) or await self._connect(replica)
-        except BaseException:
-            replica.in_flight -= 1
-            raise
+        return self._pooled(replica) or await self._connect(replica)
 
     def release(self, replica: Replica, stream: ReplicaStream) -> None:
         """Give back a connection whose conversation is complete; it is pooled."""
-        replica.in_flight -= 1
         known = self._replicas.get(replica.deployment.id, {}).get(replica.socket)
         if known is replica and not stream.gone and len(replica.idle) < _MOST_IDLE_CONNECTIONS:
             replica.idle.append(stream)
         else:
             stream.close()
-
-    def discard(self, replica: Replica, stream: ReplicaStream) -> None:
-        """Give back a connection in the middle of a conversation: closing it cancels the request."""
-        replica.in_flight -= 1
-        stream.close()
 
     @staticmethod
     def _pooled(replica: Replica) -> ReplicaStream | None:
@@ -260,7 +229,14 @@ class Fleet:
                     continue
                 replica = before.pop(one.socket, None)
                 if replica is None:
-                    replica = Replica(deployment=deployment, status=one, socket=one.socket, load=one.load)
+                    replica = Replica(
+                        deployment=deployment,
+                        status=one,
+                        socket=one.socket,
+                        load=one.load,
+                        breaker=self.breakers[one.replica],
+                        output_tokens=self._output_tokens[name],
+                    )
                 replica.deployment, replica.status = deployment, one
                 if one.load.steps >= replica.load.steps:  # else it is older than the replica's last word to us
                     replica.load = one.load

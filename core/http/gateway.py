@@ -34,6 +34,7 @@ class Gateway:
         policies: those of the generation, by `Route.policy_key`.
         management: the way to the supervisor for those who manage the gateway.
         ranker: asks them.
+        budget: for what this worker tries again.
     """
 
     registry: Registry
@@ -43,6 +44,7 @@ class Gateway:
     management: Management
     observers: Sequence[Observer]
     started_unix_s: int
+    budget: RetryBudget = field(default_factory=RetryBudget)
     ranker: Ranker = field(init=False)
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from core.api.requests import Task
 from core.dialects import openai
 from core.errors import GatewayError
 from core.gateway import metrics
-from core.gateway.answer import Answer, ReplicaFailedError
+from core.gateway.answer import Answer, Deadline, ReplicaFailedError
 from core.gateway.search import Search
 from core.http.failures import error_response
 from core.http.gateway import Gateway, gateway_of
@@ -92,7 +92,7 @@ class _Call:
             id=self.id,
             name=self.parsed.name if self.parsed else "",
             task=self.task,
-            replica=replica.status.replica if replica else None,
+            replica=replica.name if replica else None,
             outcome="error" if self.error else self.outcome,
             error=(self.error.code or self.error.type) if self.error else None,
             status=self.error.status if self.error else 200,
@@ -140,7 +140,7 @@ async def _answer(call: _Call, parse: Parse) -> HTTPResponse | None:
     timeout_s = min(limits.timeout_s, _timeout_header_s(call.request))
     search = call.search = Search(
         gateway.fleet,
-        gateway.policies[route.policy_key],
+        gateway.ranker,
         route,
         RouteRequest(
             name=parsed.name,
@@ -151,7 +151,13 @@ async def _answer(call: _Call, parse: Parse) -> HTTPResponse | None:
             request=parsed.request,
         ),
         needs=parsed.needs,
-        deadline_s=call.began_s + timeout_s,
+        deadline=Deadline(
+            at_s=call.began_s + timeout_s,
+            first_event_s=call.began_s + limits.first_token_timeout_s if parsed.stream else math.inf,
+            whole_s=call.began_s + limits.timeout_s,
+        ),
+        routing=gateway.settings.routing,
+        budget=gateway.budget,
     )
     if parsed.stream:
         return await _stream(call, parsed, search, timeout_s)
@@ -225,7 +231,7 @@ def _headers(call: _Call, answer: Answer) -> dict[str, str]:
         "x-request-id": call.id,
         "x-gateway-model": spec.name,
         "x-gateway-backend": spec.backend,
-        "x-gateway-replica": answer.replica.status.replica,
+        "x-gateway-replica": answer.replica.name,
     }
 
 

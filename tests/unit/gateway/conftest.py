@@ -15,15 +15,20 @@ from core.api.messages import EngineInfo
 from core.api.protocols import Candidate, RouteRequest
 from core.api.requests import ChatRequest, Content, Message
 from core.api.specs import BackendSettings, BackendSpec, ModelSpec
+from core.gateway.answer import Deadline
 from core.gateway.fleet import Fleet
+from core.gateway.ranking import Ranker
+from core.gateway.retries import RetryBudget
 from core.gateway.search import Search
-from core.routing.table import Deployment, Route, Table
+from core.routing.table import Deployment, Route, RouteOptions, Table
+from core.settings import RoutingTable
 from core.wire.control import DeploymentStatus, ReplicaStatus, Snapshot
 from core.wire.frames import PROTOCOL, Hello, Submit, ToReplica, Welcome
 from core.wire.stream import FrameStream, PeerGoneError, serve
 
 Script = Callable[[FrameStream[Any], Submit], Awaitable[None]]
 LIMIT = 1 << 20
+REQUEST = ChatRequest(id="r", messages=(Message(role="user", content=(Content(text="hi"),)),))
 
 
 @dataclass
@@ -38,6 +43,8 @@ class Lab:
     submitted: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     fleet: Fleet = None  # type: ignore[assignment]
+    routing: RoutingTable = field(default_factory=RoutingTable)
+    budget: RetryBudget = field(default_factory=RetryBudget)
 
     def deployment(self, name: str, **changes: Any) -> Deployment:
         capabilities = changes.pop("capabilities", frozenset())
@@ -101,16 +108,29 @@ class Lab:
     def search(self, *tiers: Sequence[str], policy: Any = None, **changes: Any) -> Search:
         """A search over tiers of deployment names."""
         route = Route(
-            name="asked", kind="alias", tiers=tuple(tuple(self.deployments[name] for name in tier) for tier in tiers)
+            name="asked",
+            kind="alias",
+            tiers=tuple(tuple(self.deployments[name] for name in tier) for tier in tiers),
+            options=RouteOptions(**changes.pop("options", {})),
         )
-        request = ChatRequest(id="r", messages=(Message(role="user", content=(Content(text="hi"),)),))
+        request = changes.pop("request", REQUEST)
+        now_s = asyncio.get_running_loop().time()
+        asked = RouteRequest(
+            name="asked",
+            task=changes.pop("task", "chat"),
+            estimated_prompt_tokens=changes.pop("prompt_tokens", 1),
+            headers={},
+            request=request,
+        )
         return Search(
             self.fleet,
-            policy or AsTheyAre(),
+            Ranker({"": policy or AsTheyAre()}, timeout_s=1.0),
             route,
-            RouteRequest(name="asked", task=changes.pop("task", "chat"), headers={}, request=request),
+            asked,
             needs=changes.pop("needs", {}),
-            deadline_s=asyncio.get_running_loop().time() + 10,
+            deadline=changes.pop("deadline", Deadline(at_s=now_s + 10)),
+            routing=self.routing,
+            budget=self.budget,
         )
 
 

@@ -1,0 +1,126 @@
+"""The circuit breaker of one replica: whether it is asked at all. Pure; the clock is given."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from core.settings import RoutingTable
+from core.wire.control import BreakerState
+
+__all__ = ["Breaker", "FailureKind"]
+
+FailureKind = Literal["connect", "death", "engine", "timeout"]
+
+_TOLD: dict[FailureKind, str] = {
+    "connect": "it could not be reached",
+    "death": "its process ended",
+    "engine": "its engine failed",
+    "timeout": "it let the time pass",
+}
+_JITTER = 0.2
+# A process that ends refuses all who are about to connect, before a snapshot takes it away: that is one failure.
+_ONE_EVENT_S = 0.25
+
+
+class Breaker:
+    """Closed, it lets every request through; open, none; half-open, one at a time: the probe.
+
+    It belongs to a replica's name, not to a process: a replica that keeps dying stays out of the way. Who asks
+    calls `enter` first, and then `succeeded`, `failed` or `left` with what that returned. Limits are given with
+    each failure, so that a change of the configuration holds from the next one on.
+
+    Attributes:
+        state: ``open`` until a probe begins, also when its time is over.
+        reason: why it is not closed, for people; else empty.
+    """
+
+    def __init__(self, draw: Callable[[], float] = random.random) -> None:
+        self.state: BreakerState = "closed"
+        self.reason = ""
+        self._draw = draw
+        self._failed_at_s: deque[float] = deque()
+        self._open_s = 0.0
+        self._probe_at_s = 0.0
+        self._probes = 0
+        self._probing = False
+        self._refused: tuple[str, float] = ("", 0.0)
+        self._dead = ""
+
+    def admits(self, now_s: float) -> bool:
+        """Whether a request may be sent there now."""
+        if self.state == "open":
+            return now_s >= self._probe_at_s
+        return self.state == "closed" or not self._probing
+
+    def probe_in_s(self, now_s: float) -> float:
+        """Seconds until a request may probe; 0 when one may now, or when the breaker is not open."""
+        return max(0.0, self._probe_at_s - now_s) if self.state == "open" else 0.0
+
+    def enter(self) -> int:
+        """Note that a request is sent, as `admits` allowed; return the number of its probe, 0 if it is none."""
+        if self.state == "closed":
+            return 0
+        self.state, self._probing = "half_open", True
+        self._probes += 1
+        return self._probes
+
+    def succeeded(self, probe: int) -> None:
+        """The replica gave an event. Failures stay in the window: one that fails every other time is no good."""
+        if self._is_pending(probe):
+            self._probing = False
+            self.state, self.reason = "closed", ""
+
+    def left(self, probe: int) -> None:
+        """The request ended without a verdict: cancelled, turned away, or itself at fault."""
+        if self._is_pending(probe):
+            self._probing = False
+
+    def failed(
+        self, kind: FailureKind, now_s: float, limits: RoutingTable, *, probe: int = 0, process: str = ""
+    ) -> bool:
+        """The replica failed; return whether that counted.
+
+        ``process`` names its process: the end of one counts once, however many requests it cut. A failed probe
+        opens the breaker again, for twice the time, even if it had given events before.
+        """
+        verdict = probe == self._probes > 0 and self.state != "open"
+        if self._is_known(kind, now_s, process) and not verdict:
+            return False
+        if verdict:
+            self._probing = False
+            self._open(f"a probe failed: {_TOLD[kind]}", now_s, min(2 * self._open_s, limits.breaker_open_max_s))
+        elif self.state == "closed":
+            self._failed_at_s.append(now_s)
+            while self._failed_at_s[0] < now_s - limits.breaker_window_s:
+                self._failed_at_s.popleft()
+            if len(self._failed_at_s) >= limits.breaker_failures:
+                count, within_s = len(self._failed_at_s), limits.breaker_window_s
+                reason = f"{count} failures within {within_s:g} s, the last one: {_TOLD[kind]}"
+                self._open(reason, now_s, min(limits.breaker_open_s, limits.breaker_open_max_s))
+        return True
+
+    def _open(self, reason: str, now_s: float, open_s: float) -> None:
+        self.state, self.reason = "open", reason
+        self._open_s = open_s
+        self._probe_at_s = now_s + open_s * (1 - _JITTER * self._draw())
+        self._failed_at_s.clear()
+
+    def _is_pending(self, probe: int) -> bool:
+        return self._probing and probe == self._probes
+
+    def _is_known(self, kind: FailureKind, now_s: float, process: str) -> bool:
+        """Whether another request has already met this very failure."""
+        if not process:
+            return False
+        if kind == "death":
+            known, self._dead = process == self._dead, process
+            return known
+        if kind == "connect":
+            before, at_s = self._refused
+            if process == self._dead or (process == before and now_s - at_s < _ONE_EVENT_S):
+                return True
+            self._refused = process, now_s
+        return False

@@ -1,0 +1,55 @@
+"""A second attempt when the first has no event in time; the first of both to give one wins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from core.gateway.answer import Answer
+from core.gateway.metrics import count_hedge
+from core.gateway.work import Work
+
+__all__ = ["hedged"]
+
+
+async def hedged(
+    first: Work,
+    begin: Callable[[Work], Awaitable[Answer | None]],
+    *,
+    after_s: float,
+    another: Callable[[], Work | None],
+) -> Answer | None:
+    """Begin ``first``, and after ``after_s`` seconds without an event ``another`` beside it; None: none succeeded.
+
+    The loser is cancelled at once. ``another`` returns None when there shall be no second attempt.
+
+    Raises:
+        GatewayError: the request is at fault, says one of them.
+    """
+    works, winner = [first], None
+    outcome: Literal["won", "lost", "failed", "cancelled"] = "cancelled"
+    tasks = [asyncio.ensure_future(begin(first))]
+    try:
+        await asyncio.wait(tasks, timeout=after_s)
+        if not tasks[0].done() and (second := another()) is not None:
+            works.append(second)
+            tasks.append(asyncio.ensure_future(begin(second)))
+        pending = set(tasks)
+        while pending and winner is None:
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            winner = next((answer for task in tasks if task.done() and (answer := task.result())), None)
+        outcome = "failed" if winner is None else "lost" if winner.replica is first.replica else "won"
+        return winner
+    finally:
+        for task in tasks:
+            task.cancel()
+        for work in works:
+            if winner is None or work.replica is not winner.replica:
+                work.end()  # a task that was cancelled before its first step never does it
+        await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled() and task.exception() is None and (loser := task.result()) not in {None, winner}:
+                loser.close()
+        if len(works) > 1:
+            count_hedge(outcome)
