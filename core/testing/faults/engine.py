@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import random
 import signal
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import cast
 
 from core.api import (
@@ -31,6 +30,7 @@ from core.api import (
 )
 from core.testing.faults import sockets
 from core.testing.faults.plugin import FaultsSettings
+from core.testing.faults.words import TOKENS, pieces_of, prompts_of
 
 __all__ = ["FaultsEngine"]
 
@@ -40,17 +40,10 @@ _READ_S = 0.02
 """What the peer takes to read what was said."""
 _BALLAST_STEP_BYTES = 8 * 1024 * 1024
 _MOST_FRAME_BYTES = 64 * 1024 * 1024
-_CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
-_SYLLABLES = [consonant + vowel for consonant in _CONSONANTS for vowel in _VOWELS]
-_VOCABULARY = [first + second for first in _SYLLABLES for second in _SYLLABLES]
 
 
 class FaultsEngine:
-    """One object per replica; everything happens in its one event loop.
-
-    What is said depends on the prompt and on every word said before, so two replicas say the same, and one that
-    continues from wrong words says something else.
-    """
+    """One object per replica; everything happens in its one event loop. It takes its whole process along."""
 
     def __init__(self, context: EngineContext) -> None:
         self._context_tokens = context.model.context_tokens
@@ -86,9 +79,8 @@ class FaultsEngine:
     async def stream(self, request: EngineRequest) -> AsyncGenerator[EngineEvent, None]:
         """Serve one request: each step gives one event to each choice, as a batch on a device would."""
         answers, usage = self._plan(request)
-        hit = self._draw()
-        fault = self._settings.fault if hit else "none"
-        paced = hit or self._settings.fault != "slow"
+        fault = self._settings.fault if self._is_hit(request) else "none"
+        paced = fault == "slow" or self._settings.fault != "slow"
         told = 0
         self._running += 1
         try:
@@ -113,11 +105,16 @@ class FaultsEngine:
         finally:  # however it ends: to the end, by an error, by a cancel
             self._running -= 1
 
-    def _draw(self) -> bool:
-        """Whether this request is hit."""
+    def _is_hit(self, request: EngineRequest) -> bool:
+        """Whether this request is hit; if so, the journal has it before anything goes wrong."""
+        settings = self._settings
         self._requests += 1
-        drawn = self._random.random() < self._settings.share
-        return drawn and self._requests % self._settings.only_every == 0
+        drawn = self._random.random() < settings.share
+        hit = settings.fault != "none" and drawn and self._requests % settings.only_every == 0
+        if hit and settings.journal is not None:
+            with settings.journal.open("a") as journal:
+                journal.write(f"{request.id}\n")
+        return hit
 
     # --- what goes wrong
 
@@ -164,18 +161,14 @@ class FaultsEngine:
 
     def _plan(self, request: EngineRequest) -> tuple[list[Iterator[EngineEvent]], Usage]:
         """The events of each choice, and the usage of the whole answer."""
-        if isinstance(request, ChatRequest):
-            prompts = [" ".join(f"{message.role}: {message.text}" for message in request.messages)]
-            field = "messages"
-        elif isinstance(request, CompletionRequest):
-            prompts = [str(prompt) for prompt in request.prompts]
-            field = "prompt"
-        else:
+        if not isinstance(request, ChatRequest | CompletionRequest):
             msg = "This backend generates text and nothing else."
             raise RequestError(msg)
-        continued = request.continued
-        if continued is not None and len(prompts) * request.n > 1:
-            msg = "An answer of several choices cannot be continued."
+        prompts, known = prompts_of(request), request.continued
+        if known is not None and (
+            len(prompts) * request.n > 1 or any(not 0 <= one < TOKENS for one in known.token_ids)
+        ):
+            msg = "This answer cannot be continued: it has several choices, or tokens of another model."
             raise RequestError(msg, code="cannot_continue")
         answers: list[Iterator[EngineEvent]] = []
         prompt_tokens = completion_tokens = 0
@@ -183,35 +176,19 @@ class FaultsEngine:
             prompt_tokens += (words := len(prompt.split()))
             if (room := self._context_tokens - words) <= 0:
                 msg = f"The prompt has {words} tokens, but the context holds {self._context_tokens}."
+                field = "messages" if isinstance(request, ChatRequest) else "prompt"
                 raise RequestError(msg, param=field, code="context_length_exceeded")
+            most = min(room, self._settings.tokens)
+            asked = request.sampling.max_tokens
+            limit = most if asked is None else min(asked, most)
             for draw in range(request.n):
-                pieces, reason = self._say(f"{draw}|{prompt}", request, room)
+                pieces = pieces_of(prompt, limit, draw=draw, known=() if known is None else known.token_ids)
+                reason: FinishReason = "stop" if limit == self._settings.tokens else "length"
+                if (end := _first_stop(pieces, request.sampling.stop)) is not None:
+                    pieces, reason = _cut(pieces, end), "stop"
                 completion_tokens += len(pieces)
-                answers.append(_events(len(answers), pieces, reason, continued))
+                answers.append(_events(len(answers), pieces, reason, known))
         return answers, Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
-
-    def _say(
-        self, prompt: str, request: ChatRequest | CompletionRequest, room: int
-    ) -> tuple[list[tuple[int, str]], FinishReason]:
-        """The tokens of one answer, id and text, and why it ends there."""
-        asked, most = request.sampling.max_tokens, min(room, self._settings.tokens)
-        limit = most if asked is None else min(asked, most)
-        known = () if request.continued is None else request.continued.token_ids
-        if any(not 0 <= token < len(_VOCABULARY) for token in known):
-            msg = "These are no tokens of this model."
-            raise RequestError(msg, code="cannot_continue")
-        pieces: list[tuple[int, str]] = []
-        text = ""
-        state = hashlib.blake2b(prompt.encode(), digest_size=16).digest()
-        for position in range(limit):
-            token = known[position] if position < len(known) else int.from_bytes(state[:4], "big") % len(_VOCABULARY)
-            state = hashlib.blake2b(state + token.to_bytes(4, "big"), digest_size=16).digest()
-            piece = _VOCABULARY[token] if position == 0 else f" {_VOCABULARY[token]}"
-            pieces.append((token, piece))
-            text += piece
-            if stops := [at for stop in request.sampling.stop if (at := text.find(stop)) >= 0]:
-                return _cut(pieces, min(stops)), "stop"
-        return pieces, "stop" if limit == self._settings.tokens else "length"
 
     # --- time
 
@@ -227,6 +204,12 @@ class FaultsEngine:
 async def _refuse() -> None:
     while not sockets.refuse_connections():  # noqa: ASYNC110 - nobody tells an engine of connections
         await asyncio.sleep(_POLL_S)
+
+
+def _first_stop(pieces: list[tuple[int, str]], stops: Sequence[str]) -> int | None:
+    """Where the text ends because one of the stop strings begins there."""
+    text = "".join(piece for _, piece in pieces)
+    return min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)
 
 
 def _cut(pieces: list[tuple[int, str]], end: int) -> list[tuple[int, str]]:

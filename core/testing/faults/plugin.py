@@ -13,6 +13,7 @@ weights and say the same, so one can take over from another::
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -55,6 +56,9 @@ class FaultsSettings(BackendSettings):
         64 * 1024 * 1024, description="what exhaust_memory takes and keeps before it runs out"
     )
     permanent: bool = Field(default=False, description="fail_load says that trying again cannot help")
+    journal: Path | None = Field(
+        None, description="file that gets a line with the id of each request that is hit, before anything goes wrong"
+    )
     load_s: NonNegativeFloat = Field(0.0, description="time to load")
     slots: PositiveInt = Field(64, description="choices that run at once")
     tokens: PositiveInt = Field(32, description="words of an answer, unless the request sets a limit below")
