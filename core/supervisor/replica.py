@@ -7,22 +7,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Literal
 
 from core.api.messages import EngineInfo, Load
 from core.api.protocols import ReplicaExit, ReplicaState
+from core.supervisor.memory import Bytes
 from core.wire.frames import Status
 
 __all__ = [
+    "AwaitsRoom",
     "Effect",
     "Event",
     "Exited",
+    "GiveWay",
     "LaunchFailed",
     "Launched",
+    "NoRoom",
     "Overslept",
     "Process",
     "Replica",
     "Reported",
     "RetireAnswered",
+    "RoomFound",
+    "RoomFree",
     "Stop",
     "Tick",
     "Wanted",
@@ -40,7 +47,10 @@ class Process:
 
     Attributes:
         start: number of this start of the replica; 1 is the first.
-        launched_s: when its launch was decided.
+        launched_s: when its launch was decided, or when there was memory for it.
+        demanded: somebody waits for it, so that others may be unloaded for it.
+        promised: memory that is kept for it until it is ready; None: it may not be launched yet.
+        gives_way_to: the deployment for which it is unloaded, or was asked to be; else empty.
         pid: None until the launcher has started it.
         ready_s: when its model was loaded, or None.
         heard_s: when it last reported.
@@ -56,6 +66,9 @@ class Process:
 
     start: int
     launched_s: float
+    demanded: bool = False
+    promised: Bytes | None = None
+    gives_way_to: str = ""
     pid: int | None = None
     ready_s: float | None = None
     heard_s: float = 0.0
@@ -88,6 +101,7 @@ class Replica:
         restarts: how many of those followed a failure.
         failures: ends in a row, none of them after a healthy time.
         start_at_s: when the next start is tried; None when none is planned.
+        displaced: why it waits for memory and nobody else: it was unloaded for another deployment, or did not fit.
         process: the one process, or None.
     """
 
@@ -103,6 +117,7 @@ class Replica:
     restarts: int = 0
     failures: int = 0
     start_at_s: float | None = None
+    displaced: Literal["", "evicted", "refused"] = ""
     process: Process | None = None
 
 
@@ -129,6 +144,43 @@ class WeightsMissing:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A request wants the replica; single-flight, because all but the first find it starting."""
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitsRoom:
+    """Its memory has yet to be found; ``reason`` says what is done about it."""
+
+    start: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoomFound:
+    """There is memory for it, and ``promised`` is kept for it."""
+
+    start: int
+    promised: Bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """It does not fit. For ``hold_s`` it makes no sense to ask again."""
+
+    start: int
+    reason: str
+    hold_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoomFree:
+    """There is memory again for a replica that was displaced, and it shall have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveWay:
+    """Its memory is needed for ``deployment``: it is asked to retire."""
+
+    deployment: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +246,11 @@ Event = (
     WeightsFound
     | WeightsMissing
     | Wanted
+    | AwaitsRoom
+    | RoomFound
+    | NoRoom
+    | RoomFree
+    | GiveWay
     | Launched
     | LaunchFailed
     | Exited

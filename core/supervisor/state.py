@@ -15,32 +15,35 @@ from operator import itemgetter
 
 from core.api.protocols import ReplicaState
 from core.settings import SupervisorTable
+from core.supervisor.making_room import await_room, give_way, may_ask_again, room_free
 from core.supervisor.replica import (
+    AwaitsRoom,
     Effect,
     Event,
     Exited,
+    GiveWay,
     Launched,
     LaunchFailed,
+    NoRoom,
     Overslept,
     Process,
     Replica,
     Reported,
     RetireAnswered,
+    RoomFound,
+    RoomFree,
     Stop,
     Tick,
     Wanted,
     WeightsFound,
     WeightsMissing,
 )
+from core.supervisor.steps import Decision, ask_to_retire, drain, ended, kill, start
 from core.supervisor.words import describe_end
 from core.wire.exits import ExitCode
 from core.wire.frames import Status
 
 __all__ = ["Decision", "decide", "due_s"]
-
-Decision = tuple[Replica, tuple[Effect, ...]]
-
-_MOST_DOUBLINGS = 32
 
 
 # --- decisions ----------------------------------------------------------------------------------
@@ -50,18 +53,23 @@ def decide(replica: Replica, event: Event, now_s: float, timing: SupervisorTable
     """Return the replica after ``event`` and what is to be done now."""
     match event:
         case WeightsFound():
-            return _weights_found(replica, now_s)
+            decision = _weights_found(replica, now_s)
         case WeightsMissing(None, reason):
-            return (replace(replica, reason=reason) if replica.state == "absent" else replica), ()
+            decision = (replace(replica, reason=reason) if replica.state == "absent" else replica), ()
         case Wanted():
-            return _wanted(replica, now_s)
+            decision = _wanted(replica, now_s)
+        case RoomFree():
+            decision = room_free(replica, now_s)
+        case GiveWay(deployment):
+            decision = give_way(replica, deployment, now_s)
         case Stop(now):
-            return _stop(replica, now_s, timing, at_once=now)
+            decision = _stop(replica, now_s, timing, at_once=now)
         case Tick():
             when_s, act = min(_deadlines(replica, timing), key=itemgetter(0), default=(now_s, None))
-            return act(now_s) if act is not None and when_s <= now_s else (replica, ())
+            decision = act(now_s) if act is not None and when_s <= now_s else (replica, ())
         case _:
-            return _about_process(replica, event, now_s, timing)
+            decision = _about_process(replica, event, now_s, timing)
+    return decision
 
 
 def due_s(replica: Replica, timing: SupervisorTable) -> float | None:
@@ -71,7 +79,16 @@ def due_s(replica: Replica, timing: SupervisorTable) -> float | None:
 
 def _about_process(
     replica: Replica,
-    event: WeightsMissing | Launched | LaunchFailed | Exited | Reported | RetireAnswered | Overslept,
+    event: WeightsMissing
+    | AwaitsRoom
+    | RoomFound
+    | NoRoom
+    | Launched
+    | LaunchFailed
+    | Exited
+    | Reported
+    | RetireAnswered
+    | Overslept,
     now_s: float,
     timing: SupervisorTable,
 ) -> Decision:
@@ -82,15 +99,17 @@ def _about_process(
         case WeightsMissing(_, reason):
             state: ReplicaState = "stopped" if replica.stopping else "absent"
             decision: Decision = replace(replica, process=None, state=state, reason=reason), ()
+        case AwaitsRoom() | RoomFound() | NoRoom():
+            decision = await_room(replica, process, event, now_s, timing)
         case Launched(_, pid):
             decision = _launched(replica, replace(process, pid=pid))
         case LaunchFailed(_, reason, jitter):
-            decision = _ended(replica, process, f"cannot be launched: {reason}", now_s, timing, jitter=jitter)
+            decision = ended(replica, process, f"cannot be launched: {reason}", now_s, timing, jitter=jitter)
         case Exited(_, end, jitter):
-            if process.ready_s is None and end.code == ExitCode.LOAD_FAILED_FOR_GOOD:
-                process = replace(process, permanent=True)
+            never = process.ready_s is None and end.code == ExitCode.LOAD_FAILED_FOR_GOOD
+            process = replace(process, permanent=process.permanent or never)
             reason = process.verdict or describe_end(end)
-            decision = _ended(replica, process, reason, now_s, timing, jitter=jitter)
+            decision = ended(replica, process, reason, now_s, timing, jitter=jitter)
         case Reported(_, status):
             decision = _reported(replica, process, status, now_s, timing)
         case RetireAnswered(_, retired):
@@ -107,7 +126,7 @@ def _weights_found(replica: Replica, now_s: float) -> Decision:
     if not replica.enabled:
         return replace(replica, state="stopped", reason="disabled in the configuration"), ()
     if replica.at_startup and not replica.stopping:
-        return _start(replica, now_s)
+        return start(replica, now_s)
     return replace(replica, state="stopped", reason="loads at the first request"), ()
 
 
@@ -117,23 +136,10 @@ def _wanted(replica: Replica, now_s: float) -> Decision:
     if (process := replica.process) is not None:
         # A request that finds the replica unloading would wait for nothing. The replica may have refused it
         # already while its answer to our question is still on the way.
-        return replace(replica, wanted=process.retiring or process.asked_to_retire), ()
+        wanted = process.retiring or process.asked_to_retire
+        return replace(replica, wanted=wanted, process=replace(process, demanded=True)), ()
     retry = replica.state == "failed" and replica.start_at_s is not None and replica.start_at_s <= now_s
-    return _start(replica, now_s) if retry or replica.state == "stopped" else (replica, ())
-
-
-def _start(replica: Replica, now_s: float) -> Decision:
-    start = replica.starts + 1
-    return replace(
-        replica,
-        state="starting",
-        reason=f"restarting; it ended before: {replica.reason}" if replica.failures else "loading the model",
-        wanted=False,
-        starts=start,
-        restarts=replica.restarts + (replica.failures > 0),
-        start_at_s=None,
-        process=Process(start=start, launched_s=now_s),
-    ), (Effect.LAUNCH,)
+    return start(replica, now_s, demanded=True) if retry or replica.state == "stopped" else (replica, ())
 
 
 def _launched(replica: Replica, process: Process) -> Decision:
@@ -172,10 +178,10 @@ def _reported(replica: Replica, process: Process, status: Status, now_s: float, 
         replica = replace(replica, process=process, state="starting", reason=status.error)
     elif replica.state == "starting" and status.info is not None and not process.verdict and not status.draining:
         process = replace(process, ready_s=now_s, progress_s=now_s, active_s=now_s)
-        replica = replace(replica, process=process, state="ready", reason="")
+        replica = replace(replica, process=process, state="ready", reason="", displaced="")
     elif replica.state == "ready" and status.draining:
         # It drains already; a second SIGTERM would cut what it still runs.
-        replica, _ = _drain(replica, process, "it was told to end by somebody else", now_s, timing)
+        replica, _ = drain(replica, process, "it was told to end by somebody else", now_s, timing)
     return replica, ()
 
 
@@ -184,14 +190,11 @@ def _retire_answered(
 ) -> Decision:
     process = replace(process, asked_to_retire=False, retiring=retired and replica.state == "ready")
     if not process.retiring:
+        process = replace(process, gives_way_to="", active_s=now_s)  # a request came before the question
         return replace(replica, process=process, wanted=False), ()
-    return _drain(replica, process, "unloading: it was idle", now_s, timing)
-
-
-def _drain(replica: Replica, process: Process, reason: str, now_s: float, timing: SupervisorTable) -> Decision:
-    kill_at_s = now_s + timing.drain_timeout_s + timing.kill_after_s
-    process = replace(process, kill_at_s=kill_at_s)
-    return replace(replica, state="draining", reason=reason, process=process), (Effect.TERMINATE,)
+    if process.gives_way_to:
+        return drain(replica, process, f"unloading to make room for {process.gives_way_to}", now_s, timing)
+    return drain(replica, process, "unloading: it was idle", now_s, timing)
 
 
 def _stop(replica: Replica, now_s: float, timing: SupervisorTable, *, at_once: bool) -> Decision:
@@ -210,29 +213,8 @@ def _stop(replica: Replica, now_s: float, timing: SupervisorTable, *, at_once: b
         process = replace(process, kill_at_s=now_s + timing.kill_after_s)
         return replace(replica, state="draining", reason=reason, process=process), (Effect.TERMINATE,)
     if replica.state == "ready":
-        return _drain(replica, process, reason, now_s, timing)
+        return drain(replica, process, reason, now_s, timing)
     return replica, ()
-
-
-def _ended(
-    replica: Replica, process: Process, reason: str, now_s: float, timing: SupervisorTable, *, jitter: float
-) -> Decision:
-    replica = replace(replica, process=None)
-    if replica.stopping:
-        return replace(replica, state="stopped", reason="the gateway is shutting down"), ()
-    if process.retiring:
-        replica = replace(replica, state="stopped", reason="unloaded: it was idle", failures=0)
-        return _start(replica, now_s) if replica.wanted else (replica, ())
-    healthy = process.ready_s is not None and now_s - process.ready_s >= timing.healthy_after_s
-    failures = 1 if healthy else replica.failures + 1
-    replica = replace(replica, reason=reason, failures=failures)
-    if process.permanent:
-        return replace(replica, state="failed", start_at_s=None), ()
-    if failures >= timing.crash_loop_failures:
-        return replace(replica, state="failed", start_at_s=now_s + timing.failed_retry_s), ()
-    doubled_s = timing.backoff_initial_s * 2.0 ** min(failures - 1, _MOST_DOUBLINGS)
-    wait_s = min(timing.backoff_max_s, doubled_s) * jitter
-    return replace(replica, state="starting", start_at_s=now_s + wait_s), ()
 
 
 # --- time ---------------------------------------------------------------------------------------
@@ -243,31 +225,20 @@ def _deadlines(replica: Replica, timing: SupervisorTable) -> Iterator[tuple[floa
     process = replica.process
     if process is None:
         if replica.start_at_s is not None:
-            yield replica.start_at_s, partial(_start, replica)
+            again = may_ask_again if replica.state == "stopped" else start
+            yield replica.start_at_s, partial(again, replica)
     elif process.killed:
         return
     elif process.kill_at_s is not None:
-        yield process.kill_at_s, partial(_kill, replica, process, "did not end when it was asked to")
+        yield process.kill_at_s, partial(kill, replica, process, "did not end when it was asked to")
     elif replica.state == "starting":
         limit_s = timing.load_timeout_s
-        yield process.launched_s + limit_s, partial(_kill, replica, process, f"was not ready within {limit_s:g} s")
+        yield process.launched_s + limit_s, partial(kill, replica, process, f"was not ready within {limit_s:g} s")
     else:
         limit_s = timing.stall_timeout_s
-        yield process.heard_s + limit_s, partial(_kill, replica, process, f"hung: said nothing for {limit_s:g} s")
+        yield process.heard_s + limit_s, partial(kill, replica, process, f"hung: said nothing for {limit_s:g} s")
         if process.load.running:
             verdict = f"hung: no step in {limit_s:g} s with {process.load.running} running"
-            yield process.progress_s + limit_s, partial(_kill, replica, process, verdict)
+            yield process.progress_s + limit_s, partial(kill, replica, process, verdict)
         elif replica.idle_unload_s is not None and not process.load.waiting:
-            yield process.active_s + replica.idle_unload_s, partial(_ask_to_retire, replica, process)
-
-
-def _kill(replica: Replica, process: Process, verdict: str, now_s: float) -> Decision:
-    del now_s
-    process = replace(process, killed=True, verdict=process.verdict or verdict)
-    state: ReplicaState = "starting" if replica.state == "ready" else replica.state
-    return replace(replica, state=state, reason=process.verdict, process=process), (Effect.KILL,)
-
-
-def _ask_to_retire(replica: Replica, process: Process, now_s: float) -> Decision:
-    # Counts as activity: the next question comes after another idle time, whatever the answer.
-    return replace(replica, process=replace(process, active_s=now_s, asked_to_retire=True)), (Effect.ASK_TO_RETIRE,)
+            yield process.active_s + replica.idle_unload_s, partial(ask_to_retire, replica, process)

@@ -1,0 +1,76 @@
+"""What several decisions of `core.supervisor.state` have in common: steps in the life of one process. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from core.api.protocols import ReplicaState
+from core.settings import SupervisorTable
+from core.supervisor.replica import Effect, Process, Replica
+
+__all__ = ["Decision", "ask_to_retire", "drain", "ended", "kill", "start"]
+
+Decision = tuple[Replica, tuple[Effect, ...]]
+
+_MOST_DOUBLINGS = 32
+
+
+def start(replica: Replica, now_s: float, *, demanded: bool = False) -> Decision:
+    """Begin a new process."""
+    number = replica.starts + 1
+    return replace(
+        replica,
+        state="starting",
+        reason=f"restarting; it ended before: {replica.reason}" if replica.failures else "loading the model",
+        wanted=False,
+        starts=number,
+        restarts=replica.restarts + (replica.failures > 0),
+        start_at_s=None,
+        process=Process(start=number, launched_s=now_s, demanded=demanded),
+    ), (Effect.LAUNCH,)
+
+
+def ask_to_retire(replica: Replica, process: Process, now_s: float) -> Decision:
+    """Ask the process to admit nothing any more if it is idle."""
+    # Counts as activity: the next question comes after another idle time, whatever the answer.
+    return replace(replica, process=replace(process, active_s=now_s, asked_to_retire=True)), (Effect.ASK_TO_RETIRE,)
+
+
+def drain(replica: Replica, process: Process, reason: str, now_s: float, timing: SupervisorTable) -> Decision:
+    """Tell the process to finish what it runs and end."""
+    kill_at_s = now_s + timing.drain_timeout_s + timing.kill_after_s
+    process = replace(process, kill_at_s=kill_at_s)
+    return replace(replica, state="draining", reason=reason, process=process), (Effect.TERMINATE,)
+
+
+def kill(replica: Replica, process: Process, verdict: str, now_s: float) -> Decision:
+    """End the process at once; ``verdict`` says why."""
+    del now_s
+    process = replace(process, killed=True, verdict=process.verdict or verdict)
+    state: ReplicaState = "starting" if replica.state == "ready" else replica.state
+    return replace(replica, state=state, reason=process.verdict, process=process), (Effect.KILL,)
+
+
+def ended(
+    replica: Replica, process: Process, reason: str, now_s: float, timing: SupervisorTable, *, jitter: float
+) -> Decision:
+    """The process is gone: restart it after the back-off, unless that makes no sense."""
+    replica = replace(replica, process=None)
+    if replica.stopping:
+        return replace(replica, state="stopped", reason="the gateway is shutting down"), ()
+    if process.retiring:
+        replica = replace(replica, state="stopped", reason="unloaded: it was idle", failures=0)
+        if process.gives_way_to:
+            reason = f"unloaded to make room for {process.gives_way_to}; loads at the next request"
+            replica = replace(replica, reason=reason, displaced="evicted")
+        return start(replica, now_s, demanded=True) if replica.wanted else (replica, ())
+    healthy = process.ready_s is not None and now_s - process.ready_s >= timing.healthy_after_s
+    failures = 1 if healthy else replica.failures + 1
+    replica = replace(replica, reason=reason, failures=failures)
+    if process.permanent:
+        return replace(replica, state="failed", start_at_s=None), ()
+    if failures >= timing.crash_loop_failures:
+        return replace(replica, state="failed", start_at_s=now_s + timing.failed_retry_s), ()
+    doubled_s = timing.backoff_initial_s * 2.0 ** min(failures - 1, _MOST_DOUBLINGS)
+    wait_s = min(timing.backoff_max_s, doubled_s) * jitter
+    return replace(replica, state="starting", start_at_s=now_s + wait_s), ()
