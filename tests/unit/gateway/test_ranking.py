@@ -243,27 +243,26 @@ assert counted("asked", "timeout") == 3
 
 
 def test_an_alarm_never_rings_afterwards(tmp_path: Path) -> None:
-    """Policies that end just when their time does, ten thousand times: nothing is raised anywhere else."""
-    out = alone(
+    """Policies that end about when their time does, thousands of times: nothing is raised anywhere else."""
+    alone(
         tmp_path,
         """
+import random
 def close(given):
-    end_s = time.perf_counter() + 0.0002
+    end_s = time.perf_counter() + random.uniform(0.0001, 0.0003)
     while time.perf_counter() < end_s:
         pass
     return given
 
-outcomes = set()
-ranking = ranker(Asked(close), 0.00021)
-for _ in range(10_000):
-    outcomes.add(tuple(ranking.rank(route(), REQUEST, CANDIDATES)) == tuple(CANDIDATES))
+ranking = ranker(Asked(close), 0.0002)
+for _ in range(5000):
+    assert len(ranking.rank(route(), REQUEST, CANDIDATES)) == 2
+assert counted("asked", "timeout") > 0
 time.sleep(0.01)
 assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-print(sorted(outcomes))
+signal.raise_signal(signal.SIGALRM)  # one that comes too late finds nobody
 """,
     )
-
-    assert out == "[False, True]"
 
 
 def test_what_it_costs(tmp_path: Path) -> None:
