@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 import msgspec
@@ -27,8 +29,7 @@ async def health(request: Request) -> HTTPResponse:
     gateway = gateway_of(request)
     counted = exposition.statistics()
     deployments = {
-        name: _deployment(gateway, deployment, counted.deployments[name])
-        for name, deployment in gateway.table.deployments.items()
+        name: _deployment(gateway, deployment, counted) for name, deployment in gateway.table.deployments.items()
     }
     status, reasons = _verdict(gateway)
     body = {
@@ -61,16 +62,22 @@ async def metrics_page(request: Request) -> HTTPResponse:
 
 
 def _verdict(gateway: Gateway) -> tuple[str, list[str]]:
-    fleet = gateway.fleet
+    fleet, now_s = gateway.fleet, asyncio.get_running_loop().time()
     reasons: list[str] = []
     serving = 0
     for deployment in gateway.table.deployments.values():
         status = fleet.status(deployment.id)
         if not deployment.spec.enabled or status.state == "absent":
             continue
-        if status.state == "ready" or fleet.is_coming(deployment):
+        ready = fleet.ready(deployment.id).values()
+        reasons += [
+            f"{replica.name} is left out by its circuit breaker: {replica.breaker.reason}"
+            for replica in ready
+            if replica.breaker.state != "closed"
+        ]
+        if any(replica.breaker.admits(now_s) for replica in ready) or fleet.is_coming(deployment):
             serving += 1
-        else:
+        elif status.state != "ready":
             reasons.append(f"{deployment.id} is {status.state}" + (f": {status.reason}" if status.reason else ""))
         reasons += [
             f"{replica.replica} is {replica.state}" + (f": {replica.reason}" if replica.reason else "")
@@ -90,8 +97,9 @@ def _verdict(gateway: Gateway) -> tuple[str, list[str]]:
     return ("degraded" if reasons else "healthy"), reasons
 
 
-def _deployment(gateway: Gateway, deployment: Deployment, counted: exposition.DeploymentStatistics) -> dict[str, Any]:
+def _deployment(gateway: Gateway, deployment: Deployment, statistics: exposition.Statistics) -> dict[str, Any]:
     status = gateway.fleet.status(deployment.id)
+    counted = statistics.deployments[deployment.id]
     loads = [gateway.fleet.load(replica) for replica in status.replicas]
     return {
         "model": deployment.spec.name,
@@ -106,7 +114,10 @@ def _deployment(gateway: Gateway, deployment: Deployment, counted: exposition.De
         "ttft_s": _quantiles(counted.ttft_buckets),
         "latency_s": _quantiles(counted.e2e_buckets),
         "tokens_per_second": _rounded(counted.tokens_per_s),
-        "replicas": [_replica(replica, load) for replica, load in zip(status.replicas, loads, strict=True)],
+        "replicas": [
+            {**_replica(replica, load), "breaker": _breaker(gateway, replica.replica, statistics)}
+            for replica, load in zip(status.replicas, loads, strict=True)
+        ],
     }
 
 
@@ -124,6 +135,16 @@ def _replica(replica: ReplicaStatus, load: Load) -> dict[str, Any]:
         "waiting": load.waiting,
         "engine": msgspec.structs.asdict(info) if info else None,
     }
+
+
+def _breaker(gateway: Gateway, replica: str, statistics: exposition.Statistics) -> dict[str, Any]:
+    """The circuit breaker of a replica in the HTTP worker where it is worst; only our own can say why."""
+    worst, own = statistics.breakers[replica], gateway.fleet.breakers.get(replica)
+    reason = "another HTTP worker has seen it fail" if worst.state != "closed" else None
+    if own is not None and own.state == worst.state:
+        reason = own.reason or None
+    retry_in_s = max(0.0, worst.probe_unix_s - time.time()) if worst.state == "open" else None
+    return {"state": worst.state, "reason": reason, "retry_in_s": _rounded(retry_in_s)}
 
 
 def _quantiles(buckets: dict[float, float]) -> dict[str, float | None]:
