@@ -67,6 +67,11 @@ class Breaker:
         self._probes += 1
         return self._probes
 
+    def greeted(self, process: str) -> None:
+        """A process has greeted on a new connection: it lives, so that its next break is another one."""
+        if process == self._dead:
+            self._dead = ""
+
     def succeeded(self, probe: int) -> None:
         """The replica gave an event. Failures stay in the window: one that fails every other time is no good."""
         if self._is_pending(probe):
@@ -83,8 +88,8 @@ class Breaker:
     ) -> bool:
         """The replica failed; return whether that counted.
 
-        ``process`` names its process: the end of one counts once, however many requests it cut. A failed probe
-        opens the breaker again, for twice the time, even if it had given events before.
+        ``process`` names its process: the end of one counts once, however many requests it cut, and whenever they
+        notice. A failed probe opens the breaker again, for twice the time, even if it had given events before.
         """
         verdict = probe == self._probes > 0 and self.state != "open"
         if self._is_known(kind, now_s, process) and not verdict:

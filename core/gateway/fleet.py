@@ -164,6 +164,7 @@ class Fleet:
             stream.close()
             msg = f"{replica.status.replica} speaks another protocol; are two versions of ai-gateway installed?"
             raise ConnectionError(msg)
+        replica.breaker.greeted(replica.socket)
         return stream
 
     # --- following the supervisor
