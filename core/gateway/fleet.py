@@ -86,7 +86,8 @@ class Fleet:
         """Whether a request may wait for it: it is loaded on demand, and no failure holds the load up."""
         status = self.status(deployment.id)
         held_up = bool(status.replicas) and all(replica.retry_in_s is not None for replica in status.replicas)
-        return deployment.on_demand and status.state in {"stopped", "starting", "draining"} and not held_up
+        on_demand = deployment.on_demand or status.on_demand  # not so declared, but unloaded for another
+        return on_demand and status.state in {"stopped", "starting", "draining"} and not held_up
 
     @property
     def fingerprint_matches(self) -> bool:

@@ -277,8 +277,7 @@ class Search:
 
     def _is_leaving(self, deployment: Deployment) -> bool:
         """Whether its replica told us that it is being unloaded; the snapshot that says so is on its way."""
-        leaving = deployment.id in self._leaving and deployment.on_demand
-        return leaving and self._fleet.status(deployment.id).state == "ready"
+        return deployment.id in self._leaving and self._fleet.status(deployment.id).state == "ready"
 
     def _is_given_up(self, deployment: Deployment) -> bool:
         """Whether this request has failed in so many processes of each of its replicas that it tries no further."""

@@ -19,14 +19,16 @@ from core.supervisor.replica import (
     Event,
     Overslept,
     Replica,
+    Reported,
     Stop,
     Tick,
     Wanted,
     WeightsFound,
     WeightsMissing,
 )
+from core.supervisor.room import Room, limits_of
 from core.supervisor.slots import Lives, Slot, what_is_missing
-from core.supervisor.snapshot import deployment_status, replica_status
+from core.supervisor.snapshot import deployment_status, is_displaced, memory_status, replica_status
 from core.supervisor.state import decide, due_s
 from core.supervisor.store import OverrideStore
 from core.supervisor.words import log_line
@@ -74,7 +76,8 @@ class Supervisor:
             weights = DeploymentWeights(deployment, configured.weights)
             replicas = new_replicas(deployment, missing=what_is_missing(weights))
             self._slots[id_] = [Slot(deployment, weights, replica) for replica in replicas]
-        self._lives = Lives(launcher, self._sockets, self._feed)
+        self._room = Room(limits_of(configured.supervisor), self._all, self._feed, self._evicted)
+        self._lives = Lives(launcher, self._sockets, self._feed, self._room.find)
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = math.inf
         self._ticked_s = 0.0
@@ -147,9 +150,11 @@ class Supervisor:
                 deployment_status(
                     slots[0].deployment,
                     [replica_status(slot.replica, socket=slot.socket, now_s=now_s) for slot in slots],
+                    displaced=any(is_displaced(slot.replica) for slot in slots),
                 )
                 for slots in self._slots.values()
             ),
+            memory=memory_status(self._room.used(), self._room.limits),
         )
 
     # --- events
@@ -173,6 +178,9 @@ class Supervisor:
             self._tell(before, slot.replica, now_s)
         for effect in effects:
             self._perform(slot, effect)
+        if isinstance(event, Reported):
+            self._room.note(slot)
+        self._room.look()
         self._end_if_over()
         self._arm()
 
@@ -194,6 +202,9 @@ class Supervisor:
                 observer.replica_changed(change)
             except Exception:  # noqa: BLE001 - whatever a plugin raises
                 _log.exception("observer %r failed; nothing else is touched", observer)
+
+    def _evicted(self, deployment: str, needed_for: str) -> None:
+        _log.info("%s is unloaded to make room for %s", deployment, needed_for)
 
     # --- effects
 
@@ -234,6 +245,8 @@ class Supervisor:
                 self._looked_s = now_s
                 self._look_for_weights()
             self._feed_all(Tick())
+            if publish:
+                self._room.tick()
         finally:
             self._arm()
 

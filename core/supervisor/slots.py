@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,13 +47,21 @@ class Slot:
 class Lives:
     """Runs every process from its launch to its end, and feeds what happens to it to ``feed``.
 
-    ``folder`` is where their sockets and scratch folders are made.
+    ``folder`` is where their sockets and scratch folders are made; ``find_room`` waits for the memory that a slot
+    needs for these weights, and returns False when it shall not be launched.
     """
 
-    def __init__(self, launcher: Launcher, folder: Path, feed: Callable[[Slot, Event], None]) -> None:
+    def __init__(
+        self,
+        launcher: Launcher,
+        folder: Path,
+        feed: Callable[[Slot, Event], None],
+        find_room: Callable[[Slot, Path | None], Awaitable[bool]],
+    ) -> None:
         self._launcher = launcher
         self._folder = folder
         self._feed = feed
+        self._find_room = find_room
         self._lives: set[asyncio.Task[None]] = set()
 
     def begin(self, slot: Slot, generation: Generation) -> None:
@@ -72,6 +80,8 @@ class Lives:
             weights = slot.weights.find()
             if weights.missing:
                 self._feed(slot, WeightsMissing(start, weights.missing))
+                return
+            if not await self._find_room(slot, weights.path):
                 return
             scratch = make_scratch(self._folder)
             config = replica_config(

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from core.api.messages import Load
 from core.api.protocols import ReplicaState
 from core.routing.table import Deployment
+from core.supervisor.footprint import counted
+from core.supervisor.memory import Bytes, Limits
 from core.supervisor.replica import Replica
-from core.wire.control import DeploymentStatus, ReplicaStatus
+from core.wire.control import DeploymentStatus, MemoryStatus, ReplicaStatus
 
-__all__ = ["deployment_status", "replica_status"]
+__all__ = ["deployment_status", "is_displaced", "memory_status", "replica_status"]
 
 _BEST_FIRST: tuple[ReplicaState, ...] = ("ready", "draining", "starting", "stopped", "failed", "absent")
 
@@ -18,6 +20,7 @@ _BEST_FIRST: tuple[ReplicaState, ...] = ("ready", "draining", "starting", "stopp
 def replica_status(replica: Replica, *, socket: str | None, now_s: float) -> ReplicaStatus:
     """Return ``replica`` as it stands at ``now_s``; ``socket`` is its process's, shown only while it serves."""
     process = replica.process
+    memory = counted(replica)
     return ReplicaStatus(
         replica=replica.name,
         state=replica.state,
@@ -29,17 +32,36 @@ def replica_status(replica: Replica, *, socket: str | None, now_s: float) -> Rep
         load=process.load if process else Load(),
         info=process.info if process else None,
         rss_bytes=process.rss_bytes if process else 0,
+        memory_bytes=memory.host,
+        device_memory_bytes=memory.device,
     )
 
 
-def deployment_status(deployment: Deployment, replicas: Sequence[ReplicaStatus]) -> DeploymentStatus:
-    """Return a deployment's status: its best replica's state and reason."""
+def is_displaced(replica: Replica) -> bool:
+    """Whether it has no memory, or gives it away, and a request may have it loaded again."""
+    return bool(replica.displaced) or (replica.process is not None and bool(replica.process.gives_way_to))
+
+
+def memory_status(used: Bytes, limits: Limits) -> MemoryStatus:
+    """Return what all replicas take together, and may take."""
+    return MemoryStatus(
+        used_bytes=used.host,
+        limit_bytes=limits.host,
+        device_used_bytes=used.device,
+        device_limit_bytes=limits.device,
+    )
+
+
+def deployment_status(
+    deployment: Deployment, replicas: Sequence[ReplicaStatus], *, displaced: bool = False
+) -> DeploymentStatus:
+    """Return a deployment's status: its best replica's state and reason; ``displaced`` if any of them is."""
     best = min(replicas, key=lambda replica: _BEST_FIRST.index(replica.state))
     return DeploymentStatus(
         deployment=deployment.spec.deployment,
         state=best.state,
         reason=best.reason,
-        on_demand=deployment.on_demand,
+        on_demand=deployment.on_demand or displaced,
         enabled=deployment.spec.enabled,
         replicas=tuple(replicas),
     )

@@ -35,6 +35,7 @@ __all__ = [
     "FromAdmin",
     "FromSupervisor",
     "Listen",
+    "MemoryStatus",
     "Operate",
     "Overrides",
     "Reload",
@@ -106,6 +107,8 @@ class ReplicaStatus(Frame, frozen=True, kw_only=True):
         socket: unix socket path; set while ready or draining.
         restarts: how often it was restarted since the gateway started.
         retry_in_s: when the next start is tried, in seconds from the snapshot; None when none is planned.
+        rss_bytes: resident memory, as it last reported.
+        memory_bytes, device_memory_bytes: what counts for it against the limits.
     """
 
     replica: str
@@ -118,6 +121,17 @@ class ReplicaStatus(Frame, frozen=True, kw_only=True):
     load: Load = Load()
     info: EngineInfo | None = None
     rss_bytes: int = 0
+    memory_bytes: int = 0
+    device_memory_bytes: int = 0
+
+
+class MemoryStatus(Frame, frozen=True, kw_only=True):
+    """What all replicas take together, in bytes, and may take; a limit of None is none."""
+
+    used_bytes: int = 0
+    limit_bytes: int | None = None
+    device_used_bytes: int = 0
+    device_limit_bytes: int | None = None
 
 
 class DeploymentStatus(Frame, frozen=True, kw_only=True):
@@ -172,6 +186,7 @@ class Snapshot(Frame, frozen=True, kw_only=True, tag="snapshot"):
     supervisor_pid: int
     draining: bool = False
     deployments: tuple[DeploymentStatus, ...] = ()
+    memory: MemoryStatus = MemoryStatus()
 
 
 # --- managing -----------------------------------------------------------------------------------
