@@ -170,11 +170,9 @@ class _Tier:
 
     def _would_load(self, deployment: Deployment) -> None:
         state = self._fleet.status(deployment.id).state
-        first = self.first is None
-        load = "a request waits for it" if state == "starting" else "a request loads it"
-        self._leave_out(deployment, None, f"it is {state}; {load}" + ("" if first else " when the others fail"))
-        if first:
-            self.first = self.rows[-1]
+        what = "waits for it" if state == "starting" else "loads it"
+        self._leave_out(deployment, None, f"it is {state}; a request that comes this far {what}")
+        self.first = self.first or self.rows[-1]
 
     def _unready(self, deployment: Deployment) -> None:
         status = self._fleet.status(deployment.id)

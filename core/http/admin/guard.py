@@ -83,8 +83,7 @@ def _check_key(request: Request, key: str) -> None:
 
 
 def _check_at_this_machine(request: Request) -> None:
-    peer = request.conn_info.client_ip if request.conn_info else ""
-    if not _is_loopback(peer):
+    if not _is_loopback(_peer(request)):
         message = f"Without a key the admin API answers on the loopback interface only: {_HOW_TO_SET}."
         raise _forbidden(message)
     if proxied := next((name for name in _FORWARDED if name in request.headers), None):
@@ -116,6 +115,11 @@ def _check_content_type(request: Request) -> None:
     if request.body and kind != "application/json":
         message = "The body must be JSON: send it with the header Content-Type: application/json."
         raise GatewayError(message, status=415, type="invalid_request_error", code="unsupported_media_type")
+
+
+def _peer(request: Request) -> str:
+    """The address at the other end of the socket, which no header can change; of a unix socket there is none."""
+    return request.conn_info.client_ip if request.conn_info else ""
 
 
 def _is_loopback(address: str) -> bool:

@@ -128,7 +128,7 @@ async def test_what_the_supervisor_refuses_is_refused(lab) -> None:
 
 async def test_without_a_supervisor_nothing_is_changed_and_it_is_said(lab) -> None:
     """What this worker knows is told all the same."""
-    lab.gateway.management._socket = lab.gateway.management._socket.with_name("none")  # noqa: SLF001
+    lab.gateway.management._socket = lab.gateway.management._socket.with_name("none")
     response = await lab.client.patch("deployments/echo@echo", json={"enabled": False})
 
     assert (response.status_code, response.json()["error"]["code"]) == (503, "supervisor_away")
