@@ -101,14 +101,15 @@ def eventually(condition: Callable[[], Any], *, within_s: float = 15.0) -> Any:
 
 
 @contextlib.contextmanager
-def start_gateway(config: str, *options: str, wait: bool = True) -> Iterator[Gateway]:
+def start_gateway(config: str, *options: str, wait: bool = True, quick: bool = True) -> Iterator[Gateway]:
     """Serve a configuration until the block ends; then nothing of it is left.
 
-    ``options`` are those of ``sanic core.app``. ``wait`` is for the first answer, not for models. Weights come
-    from the usual cache, or from ``GATEWAY_WEIGHTS__CACHE_DIR``.
+    ``options`` are those of ``sanic core.app``. ``wait`` is for the first answer, not for models. ``quick`` puts
+    keys of ``[supervisor]`` before ``config`` that suit tests. Weights come from the usual cache, or from
+    ``GATEWAY_WEIGHTS__CACHE_DIR``.
     """
     folder = Path(tempfile.mkdtemp(prefix="gw"))
-    (folder / "gateway.toml").write_text(_QUICK + config)
+    (folder / "gateway.toml").write_text(_QUICK + config if quick else config)
     port = _free_port()
     log = folder / "log"
     environment = {
@@ -142,6 +143,7 @@ def start_gateway(config: str, *options: str, wait: bool = True) -> Iterator[Gat
         try:
             process.wait(20)
         finally:
+            process.kill()
             for child in known:
                 with contextlib.suppress(psutil.Error):
                     child.kill()

@@ -39,7 +39,6 @@ _POLL_S = 0.02
 _READ_S = 0.02
 """What the peer takes to read what was said."""
 _BALLAST_STEP_BYTES = 8 * 1024 * 1024
-_MOST_FRAME_BYTES = 64 * 1024 * 1024
 
 
 class FaultsEngine:
@@ -137,14 +136,14 @@ class FaultsEngine:
         raise EngineBrokenError(why) if self._broken else EngineError(why)
 
     async def _garbage(self) -> AsyncGenerator[EngineEvent, None]:
-        """Break the protocol, and wait for the peer to hang up."""
+        """Break the protocol; the peer hangs up."""
         if self._settings.garbage == "bytes":
             sockets.scribble(b"Segmentation fault (core dumped)\n")
+            await asyncio.Event().wait()
         elif self._settings.garbage == "message":
             yield TextDelta(text=cast("str", 17))
         else:
-            yield TextDelta(text="x" * (_MOST_FRAME_BYTES + 1))
-        await asyncio.Event().wait()
+            yield TextDelta(text="x" * self._settings.oversized_bytes)
 
     def _exhaust_memory(self) -> None:
         """Take memory and keep it, as a leak does; the operating system's limit may come sooner.

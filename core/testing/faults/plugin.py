@@ -52,6 +52,9 @@ class FaultsSettings(BackendSettings):
         "bytes",
         description="what garbage is: bytes on all connections, a message of no known form, or one over the limit",
     )
+    oversized_bytes: NonNegativeInt = Field(
+        64 * 1024 * 1024 + 1, description="length of an oversized message; limits.max_frame_bytes should be less"
+    )
     ballast_bytes: NonNegativeInt = Field(
         64 * 1024 * 1024, description="what exhaust_memory takes and keeps before it runs out"
     )
