@@ -14,11 +14,11 @@ from core.registry import DeploymentWeights, Registry, build_generation
 from core.settings import Settings
 from core.supervisor.control import ControlServer
 from core.supervisor.launch import new_replicas
-from core.supervisor.replica import (
+from core.supervisor.replica import Replica
+from core.supervisor.replica_events import (
     Effect,
     Event,
     Overslept,
-    Replica,
     Reported,
     Stop,
     Tick,

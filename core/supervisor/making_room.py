@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from core.settings import SupervisorTable
-from core.supervisor.replica import AwaitsRoom, NoRoom, Process, Replica, RoomFound
+from core.supervisor.replica import Process, Replica
+from core.supervisor.replica_events import AwaitsRoom, NoRoom, RoomFound
 from core.supervisor.steps import Decision, ask_to_retire, ended, start
 
 __all__ = ["await_room", "give_way", "may_ask_again", "room_free"]

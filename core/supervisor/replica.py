@@ -1,4 +1,4 @@
-"""One replica as the supervisor knows it, all that can happen to it, and all that can be done about it.
+"""One replica as the supervisor knows it.
 
 Data only; `core.supervisor.state` decides. All times are readings of one monotonic clock, in seconds.
 """
@@ -6,39 +6,13 @@ Data only; `core.supervisor.state` decides. All times are readings of one monoto
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Literal
 
 from core.api.messages import EngineInfo, Load
-from core.api.protocols import ReplicaExit, ReplicaState
+from core.api.protocols import ReplicaState
 from core.supervisor.memory import Bytes
-from core.wire.frames import Status
 
-__all__ = [
-    "AwaitsRoom",
-    "Effect",
-    "Event",
-    "Exited",
-    "GiveWay",
-    "LaunchFailed",
-    "Launched",
-    "NoRoom",
-    "Overslept",
-    "Process",
-    "Replica",
-    "Reported",
-    "RetireAnswered",
-    "RoomFound",
-    "RoomFree",
-    "Stop",
-    "Tick",
-    "Wanted",
-    "WeightsFound",
-    "WeightsMissing",
-]
-
-
-# --- what is known ------------------------------------------------------------------------------
+__all__ = ["Process", "Replica"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +33,8 @@ class Process:
         kill_at_s: when it is killed if it has not ended; None: it was not asked to end.
         killed: it was killed; only its end is awaited.
         asked_to_retire: `Effect.ASK_TO_RETIRE` is not answered yet.
-        retiring: it ends because it was idle, not because it failed.
+        leaving: it takes no new requests, and is asked to retire as soon as those that run are finished.
+        retiring: it ends because it was told to, not because it failed.
         verdict: why it had to end, when we know better than its exit code.
         permanent: its model can never load.
     """
@@ -77,6 +52,7 @@ class Process:
     kill_at_s: float | None = None
     killed: bool = False
     asked_to_retire: bool = False
+    leaving: bool = False
     retiring: bool = False
     verdict: str = ""
     permanent: bool = False
@@ -92,11 +68,17 @@ class Replica:
     Attributes:
         name: ``<model>@<backend>#<index>``.
         enabled: a disabled one is never started.
+        disabled: why it is disabled, for people, if it is.
         at_startup: start without being asked for.
         idle_unload_s: unload after this time without requests; None: never.
+        removed: the configuration has no such replica any more; forgotten once it has no process.
+        out: how an operator took it out of service; empty: nobody did.
+        stale: its process shall be replaced, in its turn: because somebody asked for a ``restart``, or because what
+            it was given is not what is ``configured`` now.
+        renewing: it is being replaced, and neither ready nor failed yet.
         reason: why it is in this state, for people.
         stopping: the gateway shuts down; nothing is started any more.
-        wanted: a request asked for it while it unloads, or was about to; it starts again right after.
+        wanted: somebody needs it who found it ending, or about to; it starts again right after.
         starts: how many processes were launched; the number of the last start.
         restarts: how many of those followed a failure.
         failures: ends in a row, none of them after a healthy time.
@@ -107,8 +89,13 @@ class Replica:
 
     name: str
     enabled: bool = True
+    disabled: str = "disabled in the configuration"
     at_startup: bool = True
     idle_unload_s: float | None = None
+    removed: bool = False
+    out: Literal["", "unloaded", "drained"] = ""
+    stale: Literal["", "restart", "configured"] = ""
+    renewing: bool = False
     state: ReplicaState = "absent"
     reason: str = ""
     stopping: bool = False
@@ -120,152 +107,14 @@ class Replica:
     displaced: Literal["", "evicted", "refused"] = ""
     process: Process | None = None
 
+    @property
+    def may_run(self) -> bool:
+        """Whether it may have a process that takes requests."""
+        return self.enabled and not self.removed and not self.stopping
 
-# --- what happens -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class WeightsFound:
-    """The weights are on disk, prepared if they must be; or none are needed."""
-
-
-@dataclass(frozen=True, slots=True)
-class WeightsMissing:
-    """The weights are not there yet, or not any more: ``reason`` says what is missing.
-
-    Attributes:
-        start: of the process that should have been launched; None when none should.
-    """
-
-    start: int | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A request wants the replica; single-flight, because all but the first find it starting."""
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitsRoom:
-    """Its memory has yet to be found; ``reason`` says what is done about it."""
-
-    start: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RoomFound:
-    """There is memory for it, and ``promised`` is kept for it."""
-
-    start: int
-    promised: Bytes
-
-
-@dataclass(frozen=True, slots=True)
-class NoRoom:
-    """It does not fit. For ``hold_s`` it makes no sense to ask again."""
-
-    start: int
-    reason: str
-    hold_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class RoomFree:
-    """There is memory again for a replica that was displaced, and it shall have it."""
-
-
-@dataclass(frozen=True, slots=True)
-class GiveWay:
-    """Its memory is needed for ``deployment``: it is asked to retire."""
-
-    deployment: str
-
-
-@dataclass(frozen=True, slots=True)
-class Launched:
-    """The launcher has started the process."""
-
-    start: int
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchFailed:
-    """The launcher could not start the process. ``jitter`` in (0, 1] shortens the back-off."""
-
-    start: int
-    reason: str
-    jitter: float
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """The process has ended, however it did. ``jitter`` in (0, 1] shortens the back-off."""
-
-    start: int
-    end: ReplicaExit
-    jitter: float
-
-
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """The process says how it is."""
-
-    start: int
-    status: Status
-
-
-@dataclass(frozen=True, slots=True)
-class RetireAnswered:
-    """The process answers `Effect.ASK_TO_RETIRE`: it was idle and admits nothing any more, or it was not."""
-
-    start: int
-    retired: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """The gateway shuts down: drain, or end at once (``now``)."""
-
-    now: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed; needed at `due_s`, harmless at any time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Overslept:
-    """The supervisor itself did not run for a while: silence until now proves nothing, its clocks begin anew."""
-
-
-Event = (
-    WeightsFound
-    | WeightsMissing
-    | Wanted
-    | AwaitsRoom
-    | RoomFound
-    | NoRoom
-    | RoomFree
-    | GiveWay
-    | Launched
-    | LaunchFailed
-    | Exited
-    | Reported
-    | RetireAnswered
-    | Stop
-    | Tick
-    | Overslept
-)
-
-
-class Effect(Enum):
-    """What the loop must do; all but LAUNCH concern the process that is there."""
-
-    LAUNCH = auto()
-    ASK_TO_RETIRE = auto()
-    TERMINATE = auto()
-    KILL = auto()
+    @property
+    def comes_back(self) -> bool:
+        """Whether a request may load it: so configured, or others need its memory."""
+        on_demand = not self.at_startup or self.idle_unload_s is not None
+        gives_way = self.process is not None and bool(self.process.gives_way_to)
+        return self.may_run and self.out != "drained" and (on_demand or bool(self.displaced) or gives_way)

@@ -18,7 +18,7 @@ from core.settings import SupervisorTable
 from core.supervisor.footprint import counted, holder, measured
 from core.supervisor.machine import guess, has_device, host_bytes, size_on_disk
 from core.supervisor.memory import Bytes, Evict, Fits, Holder, Limits, Need, Plan, Refuse, Wait, plan, readable
-from core.supervisor.replica import AwaitsRoom, Event, GiveWay, NoRoom, RoomFound, RoomFree
+from core.supervisor.replica_events import AwaitsRoom, Event, GiveWay, NoRoom, RoomFound, RoomFree
 from core.supervisor.slots import Slot
 
 __all__ = ["Room", "limits_of"]

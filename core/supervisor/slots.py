@@ -14,12 +14,12 @@ from core.api.protocols import Launcher, ReplicaConfig, ReplicaExit, ReplicaProc
 from core.registry import DeploymentWeights, Generation
 from core.routing.table import Deployment
 from core.supervisor.launch import make_scratch, remove_scratch, replica_config
-from core.supervisor.replica import (
+from core.supervisor.replica import Replica
+from core.supervisor.replica_events import (
     Event,
     Exited,
     Launched,
     LaunchFailed,
-    Replica,
     Reported,
     RetireAnswered,
     WeightsMissing,

@@ -16,7 +16,8 @@ from operator import itemgetter
 from core.api.protocols import ReplicaState
 from core.settings import SupervisorTable
 from core.supervisor.making_room import await_room, give_way, may_ask_again, room_free
-from core.supervisor.replica import (
+from core.supervisor.replica import Process, Replica
+from core.supervisor.replica_events import (
     AwaitsRoom,
     Effect,
     Event,
@@ -26,8 +27,6 @@ from core.supervisor.replica import (
     LaunchFailed,
     NoRoom,
     Overslept,
-    Process,
-    Replica,
     Reported,
     RetireAnswered,
     RoomFound,

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from core.api.protocols import ReplicaState
 from core.settings import SupervisorTable
-from core.supervisor.replica import Effect, Process, Replica
+from core.supervisor.replica import Process, Replica
+from core.supervisor.replica_events import Effect
 
 __all__ = ["Decision", "ask_to_retire", "drain", "ended", "kill", "start"]
 

@@ -8,14 +8,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from core.api import EngineInfo, Load, ReplicaExit
 from core.settings import SupervisorTable
-from core.supervisor.replica import (
+from core.supervisor.replica import Replica
+from core.supervisor.replica_events import (
     Effect,
     Event,
     Exited,
     Launched,
     LaunchFailed,
     Overslept,
-    Replica,
     Reported,
     RetireAnswered,
     Stop,

@@ -8,15 +8,14 @@ import pytest
 
 from core.api import EngineInfo, Load, ReplicaExit
 from core.settings import SupervisorTable
-from core.supervisor.replica import (
+from core.supervisor.replica import Process, Replica
+from core.supervisor.replica_events import (
     Effect,
     Event,
     Exited,
     Launched,
     LaunchFailed,
     Overslept,
-    Process,
-    Replica,
     Reported,
     RetireAnswered,
     Stop,
