@@ -125,9 +125,7 @@ class _Builder:
             if table.models is not None and name in self._settings.aliases:
                 self.mistakes.append(f"{self._where(name)}: [aliases] defines {name!r} too; keep one of the two")
             elif name not in self._known():
-                self.mistakes.append(
-                    f'[routes."{name}"]: {self._unknown(name)}; or say what it stands for: models = [...]'
-                )
+                self.mistakes.append(f'[routes."{name}"]: without models, it must be of a name: {self._unknown(name)}')
 
     def _where(self, name: str) -> str:
         return f'[routes."{name}"] models' if name in self._by_route else f'[aliases] "{name}"'

@@ -9,7 +9,7 @@ import pytest
 
 from core.observe import LogObserver
 from core.registry import build_table, load_registry, make_launcher, make_observers, make_policies
-from core.routing.policies import LeastLoaded
+from core.routing.policies import LeastLoaded, RoundRobin
 from core.routing.table import Table
 from core.settings import Settings, SettingsError
 from core.supervisor.local import LocalLauncher
@@ -19,6 +19,9 @@ Install = Callable[..., None]
 MINE = """
     class MySettings(BackendSettings):
         speed: int = 1
+
+    class StrictSettings(BackendSettings):
+        limit: int
 
     class MyPolicy:
         def __init__(self, settings): self.speed = settings.speed
@@ -33,7 +36,11 @@ MINE = """
     def gateway_models(): return (ModelSpec(name="m", backend="mine"),)
     @hookimpl
     def gateway_policies():
-        return (PolicySpec(name="mine", policy=MyPolicy, settings=MySettings), PolicySpec(name="bad", policy=object))
+        return (
+            PolicySpec(name="mine", policy=MyPolicy, settings=MySettings),
+            PolicySpec(name="strict", policy=object, settings=StrictSettings),
+            PolicySpec(name="bad", policy=object),
+        )
     @hookimpl
     def gateway_launchers():
         return (
@@ -93,6 +100,22 @@ def test_a_plugins_own_settings_reach_it(install: Install) -> None:
     assert vars(make_launcher(registry, configured)) == {"speed": 3}
 
 
+def test_each_route_has_a_policy_of_its_own(install: Install) -> None:
+    """With the route's settings over those of the policy's table; routes without a word share the global one."""
+    install("mine", MINE.replace("speed: int = 1", "speed: int = 1; other: int = 1"))
+    configured = settings(
+        policies={"mine": {"speed": 2, "other": 3}},
+        routing={"policy": "mine"},
+        routes={"m": {"settings": {"speed": 4}}, "x": {"models": "m", "policy": "round_robin"}, "m@mine": {}},
+    )
+    registry = load_registry(configured.plugins)
+    policies = make_policies(registry, configured, build_table(registry, configured))
+
+    assert sorted(policies) == ["", "m", "x"]
+    assert (vars(policies[""]), vars(policies["m"])) == ({"speed": 2}, {"speed": 4})
+    assert isinstance(policies["x"], RoundRobin)
+
+
 @pytest.mark.parametrize(
     ("tables", "told"),
     [
@@ -104,6 +127,18 @@ def test_a_plugins_own_settings_reach_it(install: Install) -> None:
         ({"backends": {"far_away": {}}}, "[backends.far_away]: backend 'far_away' is not there"),
         ({"policies": {"mine": {"sped": 1}}}, "[policies.mine]: sped: there is no such key"),
         ({"policies": {"least_loaded": {"x": 1}}}, "[policies.least_loaded]: x: there is no such key"),
+        (
+            {"policies": {"prefix_affinity": {"load_bound": 1}}},
+            "[policies.prefix_affinity]: load_bound: Input should be",
+        ),
+        ({"routes": {"m": {"policy": "mien"}}}, """[routes."m"] policy: 'mien' is not there; did you mean 'mine'?"""),
+        (
+            {"routes": {"m": {"policy": "mine", "settings": {"sped": 1}}}},
+            '[routes."m"] settings: sped: there is no such',
+        ),
+        ({"routes": {"m": {"settings": {"sped": 1}}}}, '[routes."m"] settings: sped: there is no such key'),
+        ({"routes": {"m": {"policy": "strict"}}}, '[routes."m"] settings: limit: Field required'),
+        ({"routes": {"m": {"policy": "strict"}}, "policies": {"strict": {"limit": "x"}}}, "[policies.strict]: limit: "),
         ({"launchers": {"mine": {"speed": "fast"}}}, "[launchers.mine]: speed: Input should be a valid integer"),
         ({"backends": {"mine": {"speed": "fast"}}}, "[backends.mine]: speed: Input should be a valid integer"),
     ],
