@@ -15,10 +15,6 @@ from core.api.protocols import Candidate
 
 __all__ = ["capacity", "outstanding", "work"]
 
-# What a request counts for on a replica that does not tell its tokens.
-_REQUEST_PROMPT_TOKENS = 256
-_REQUEST_OUTPUT_TOKENS = 256
-
 
 def capacity(candidate: Candidate) -> float:
     """Slots times weight: what work is divided by to compare candidates."""
@@ -31,10 +27,11 @@ def outstanding(candidate: Candidate) -> int:
 
 
 def work(candidate: Candidate, output_token_cost: float) -> float:
-    """Tokens that it has yet to compute; a generated one counts for ``output_token_cost`` prompt tokens."""
+    """Tokens that it has yet to compute; a generated one counts for ``output_token_cost`` prompt tokens.
+
+    A request that is not over has one token to come at least: it keeps a slot, whatever was expected of it.
+    """
     load = candidate.load
     prompt = max(load.outstanding_prompt_tokens, candidate.in_flight_prompt_tokens)
-    output = max(load.outstanding_output_tokens, candidate.in_flight_output_tokens)
-    if prompt or output:
-        return prompt + output_token_cost * output
-    return outstanding(candidate) * (_REQUEST_PROMPT_TOKENS + output_token_cost * _REQUEST_OUTPUT_TOKENS)
+    output = max(load.outstanding_output_tokens, candidate.in_flight_output_tokens, outstanding(candidate))
+    return prompt + output_token_cost * output

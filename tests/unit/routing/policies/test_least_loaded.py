@@ -47,6 +47,10 @@ def policy() -> LeastLoaded:
         (candidate(output=200), candidate(output=100, in_flight_output_tokens=300)),
         (candidate(prompt=200), candidate(prompt=100, in_flight_prompt_tokens=300)),
         (candidate(output=300, in_flight_output_tokens=300), candidate(output=400)),
+        # Nearly over is not the same as over, and far from untold: a replica that has said all it was asked for is
+        # no more loaded than one that has yet to begin.
+        (candidate(running=13), candidate(running=14, output=14)),
+        (candidate(), candidate(running=1)),
         # Without any word of tokens, requests count.
         (candidate(running=1), candidate(running=1, waiting=1)),
         (candidate(running=1), candidate(in_flight=2)),
