@@ -85,11 +85,12 @@ class GatewayError(Exception):
         )
 
     @classmethod
-    def model_disabled(cls, name: str) -> GatewayError:
-        """404: known, but every deployment of it is disabled."""
+    def model_disabled(cls, name: str, because: str = "") -> GatewayError:
+        """404: known, but every deployment of it is disabled; ``because`` tells why, where its own table does not."""
+        why = f": {because}" if because else ""
         return cls(
-            f"The model '{name}' is disabled. The operator can enable a deployment of it "
-            f'([deployments."<model>@<backend>"] enabled = true).',
+            f"The model '{name}' is disabled{why}. The operator can enable a deployment of it "
+            f'([deployments."<model>@<backend>"] enabled = true) or its backend.',
             status=404,
             type="invalid_request_error",
             code="model_disabled",

@@ -63,12 +63,15 @@ def aliases(arguments: argparse.Namespace) -> int:
     """Print every alias, then what clashed."""
     _, _, table = assemble(arguments)
     if arguments.json:
-        rows = [dataclasses.asdict(row) for row in table.aliases.values()]
+        rows = [{**dataclasses.asdict(row), "policy": table.routes[row.name].policy} for row in table.aliases.values()]
         _print_json({"aliases": rows, "warnings": list(table.warnings)})
     else:
         print_columns(
-            ("ALIAS", "MODELS", "DECLARED BY"),
-            [(row.name, ", ".join(row.targets), ", ".join(row.declared_by)) for row in table.aliases.values()],
+            ("ALIAS", "MODELS", "POLICY", "DECLARED BY"),
+            [
+                (row.name, ", ".join(row.targets), table.routes[row.name].policy, ", ".join(row.declared_by))
+                for row in table.aliases.values()
+            ],
         )
         for warning in table.warnings:
             print(f"warning: {warning}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -12,10 +11,10 @@ from sanic import HTTPResponse, Request
 from core.dialects import openai
 from core.errors import GatewayError
 from core.http.gateway import Gateway, gateway_of
-from core.routing.table import Deployment, Table
+from core.routing.table import Deployment
 from core.wire.control import DeploymentStatus
 
-__all__ = ["deployments_behind", "list_models", "show_model"]
+__all__ = ["list_models", "show_model"]
 
 
 async def list_models(request: Request) -> HTTPResponse:
@@ -38,7 +37,7 @@ async def show_model(request: Request, name: str) -> HTTPResponse:
 
 
 def _entry(gateway: Gateway, name: str) -> dict[str, Any]:
-    deployments = deployments_behind(gateway.table, name)
+    deployments = gateway.table.behind(name)
     statuses = [gateway.fleet.status(deployment.id) for deployment in deployments]
     # What would serve a request now: the first that can, else the first there is.
     best = next((i for i, one in enumerate(deployments) if _active(gateway, one)), 0)
@@ -57,18 +56,6 @@ def _entry(gateway: Gateway, name: str) -> dict[str, Any]:
         tasks=list(serving.spec.tasks),
         deployments=[_deployment(gateway, one, state) for one, state in zip(deployments, statuses, strict=True)],
     )
-
-
-def deployments_behind(table: Table, name: str) -> Sequence[Deployment]:
-    """Return all deployments behind a name, enabled ones first and in the order in which they would be tried."""
-    if name in table.deployments:
-        return [table.deployments[name]]
-    models = [name] if name in table.models else table.aliases[name].targets
-    every = {one.id: one for model in models for one in table.models.get(model) or (table.deployments[model],)}
-    tried: list[Deployment] = []
-    if any(one.spec.enabled for one in every.values()):
-        tried = [one for tier in table.resolve(name).tiers for one in tier]
-    return tried + [one for one in every.values() if one not in tried]
 
 
 def _active(gateway: Gateway, deployment: Deployment) -> bool:

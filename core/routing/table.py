@@ -54,8 +54,18 @@ class Table:
         if route is None:
             raise GatewayError.model_not_found(name)
         if not route.tiers:
-            raise GatewayError.model_disabled(name)
+            because = dict.fromkeys(one.disabled_because for one in self.behind(name) if one.disabled_because)
+            raise GatewayError.model_disabled(name, ", ".join(because))
         return route
+
+    def behind(self, name: str) -> Sequence[Deployment]:
+        """Return all deployments that a known name leads to: as they would be tried, then the disabled ones."""
+        if name in self.deployments:
+            return [self.deployments[name]]
+        targets = [name] if name in self.models else self.aliases[name].targets
+        found = {one.id: one for tier in self.routes[name].tiers for one in tier}
+        found |= {one.id: one for target in targets for one in self.models.get(target) or (self.deployments[target],)}
+        return list(found.values())
 
 
 def assemble(

@@ -111,7 +111,7 @@ def test_models_tell_what_fetches_them(folder, capsys):
 
 
 def test_aliases_tell_who_declared_them(folder, capsys):
-    configure(folder, '[aliases]\nfast = ["plain", "small"]\nsmall = "plain"\n')
+    configure(folder, '[aliases]\nfast = ["plain", "small"]\nsmall = "plain"\n[routes."fast"]\npolicy = "weighted"\n')
     assert main(["aliases", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     rows = {row["name"]: row for row in told["aliases"]}
@@ -119,10 +119,11 @@ def test_aliases_tell_who_declared_them(folder, capsys):
     assert rows["gpt"]["targets"] == ["small"]
     assert "cli-demo 1.2" in rows["gpt"]["declared_by"][0]
     assert (rows["fast"]["targets"], rows["fast"]["explicit"]) == (["plain", "small"], True)
+    assert (rows["fast"]["policy"], rows["gpt"]["policy"]) == ("weighted", "least_loaded")
     assert any("'small'" in warning for warning in told["warnings"])
 
     assert main(["aliases"]) == 0
-    assert "fast   plain, small  configuration" in capsys.readouterr().out
+    assert "fast   plain, small  weighted      configuration" in capsys.readouterr().out
 
 
 def test_pull_takes_models_aliases_and_deployments(folder, capsys):

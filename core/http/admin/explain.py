@@ -14,7 +14,6 @@ from core.errors import GatewayError
 from core.gateway import explaining
 from core.http.admin.views import answer
 from core.http.gateway import gateway_of
-from core.http.models import deployments_behind
 from core.settings import LimitsTable
 
 __all__ = ["explain"]
@@ -55,7 +54,7 @@ async def explain(request: Request) -> HTTPResponse:
         headers=headers,
         request=parsed.request,
     )
-    behind = deployments_behind(table, route.name)
+    behind = table.behind(route.name)
     return answer(explaining.explain(gateway.fleet, gateway.ranker, route, asked, needs=parsed.needs, behind=behind))
 
 

@@ -222,6 +222,7 @@ def test_a_disabled_backend_disables_its_deployments() -> None:
     with pytest.raises(GatewayError) as caught:
         assembled.resolve("n")
     assert caught.value.code == "model_disabled"
+    assert caught.value.message.startswith("The model 'n' is disabled: the backend a is disabled. The operator can")
 
 
 def test_bounds_of_the_queue() -> None:
