@@ -6,7 +6,7 @@ from typing import Any
 
 from sanic import Sanic
 
-from core.http import admin, failures, health, inference, models
+from core.http import admin, failures, health, inference, models, openapi
 
 __all__ = ["install"]
 
@@ -23,5 +23,6 @@ def install(app: Sanic[Any, Any]) -> None:
     app.add_route(health.livez, "/livez", methods=["GET", "HEAD"])
     app.add_route(health.readyz, "/readyz", methods=["GET", "HEAD"])
     app.add_route(health.metrics_page, "/metrics", methods=["GET"])
+    app.add_route(openapi.show_document, "/openapi.json", methods=["GET"])
     admin.install(app)
     failures.install(app)

@@ -15,6 +15,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    WithJsonSchema,
 )
 from sanic import Request
 
@@ -61,9 +62,12 @@ _Name = Annotated[str, Field(min_length=1, max_length=256)]
 class AliasBody(_Body):
     """What a name shall stand for."""
 
-    models: Annotated[list[_Name], Field(min_length=1), BeforeValidator(_as_list)] = Field(
-        description="models, aliases or deployments, in the order in which they are tried, or one of them"
-    )
+    models: Annotated[
+        list[_Name],
+        Field(min_length=1),
+        BeforeValidator(_as_list),
+        WithJsonSchema({"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1, "minLength": 1}),
+    ] = Field(description="models, aliases or deployments, in the order in which they are tried, or one of them")
 
 
 class ResetBody(_Body):

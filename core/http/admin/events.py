@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 import msgspec
 from sanic import HTTPResponse, Request
@@ -27,7 +28,7 @@ class EventData(msgspec.Struct, frozen=True, kw_only=True):
 
     at_unix_s: float
     subject: str
-    data: dict[str, object]
+    data: dict[str, Any]
 
 
 def event(name: str, data: object, event_id: str = "") -> bytes:

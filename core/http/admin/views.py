@@ -27,6 +27,8 @@ __all__ = [
     "Backends",
     "DeploymentView",
     "Deployments",
+    "Pulled",
+    "Reloaded",
     "alias",
     "aliases",
     "answer",
@@ -163,6 +165,29 @@ class Aliases(_View, frozen=True, kw_only=True):
     """All aliases, by name, those that were taken away included."""
 
     aliases: list[AliasView]
+
+
+class ChangedKey(_View, frozen=True, kw_only=True):
+    """One key of the configuration, as it was and as it is; null: it was or is not set."""
+
+    key: str
+    before: Any
+    after: Any
+
+
+class Reloaded(_View, frozen=True, kw_only=True):
+    """What a reload changes. ``restart_needed`` has a sentence for each thing that only a restart changes."""
+
+    generation: int
+    changed: list[ChangedKey]
+    restart_needed: list[str]
+
+
+class Pulled(_View, frozen=True, kw_only=True):
+    """How a pull ended, by deployment: where the weights are (null: it needs none), and why they are not."""
+
+    pulled: dict[str, str | None]
+    failed: dict[str, str]
 
 
 def answer(content: object, status: int = 200) -> HTTPResponse:
