@@ -8,15 +8,16 @@ from core.words import closest, did_you_mean
 
 __all__ = ["PACKAGES", "how_to_get", "list_not_loaded"]
 
-PACKAGES: Mapping[str, str] = {
-    "echo": "ai-gateway-echo",
-    "llamacpp": "ai-gateway-llamacpp",
-    "onnx": "ai-gateway-onnx",
-    "sticky": "ai-gateway-sticky",
-    "torch": "ai-gateway-torch",
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "echo": ("examples/echo_backend",),
+    "llamacpp": ("plugins/decoding", "plugins/llamacpp_backend"),
+    "onnx": ("plugins/decoding", "plugins/onnx_backend"),
+    "sticky": ("examples/sticky_policy",),
+    "torch": ("plugins/decoding", "plugins/torch_backend"),
 }
-"""This project's own packages, by the backend or policy that each brings. No other name is ever suggested for
-installation: anybody could register a name that is made up here."""
+"""This project's own packages, by the backend or policy that each brings: folders of a checkout, the last is its own.
+Each is called ``ai-gateway-<backend or policy>``. No other name is ever suggested for installation: anybody could
+register a name that is made up here."""
 
 
 def how_to_get(name: str, known: Iterable[str], not_loaded: Mapping[str, str]) -> str:
@@ -29,7 +30,8 @@ def how_to_get(name: str, known: Iterable[str], not_loaded: Mapping[str, str]) -
     names = sorted(known)
     hint = did_you_mean(name, names)
     if name in PACKAGES:
-        hint = f"pip install {PACKAGES[name]}"
+        folders = " ".join(f"./{folder}" for folder in PACKAGES[name])
+        hint = f"pip install ai-gateway-{name} (in a checkout: pip install {folders})"
     elif not closest(name, names):
         hint += "; install the package that brings it"
     return hint + list_not_loaded(not_loaded)

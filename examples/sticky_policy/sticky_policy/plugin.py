@@ -30,22 +30,27 @@ class StickyPolicy:
 
     def rank(self, request: RouteRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         """See `core.api.Policy`."""
+        scores = self.scores(request, candidates)
+        return [candidates[index] for index in sorted(range(len(scores)), key=scores.__getitem__)]
+
+    def scores(self, request: RouteRequest, candidates: Sequence[Candidate]) -> Sequence[float]:
+        """See `core.api.ScoringPolicy`: a hash between 0 and 1, or outstanding requests per slot."""
         who = request.user or request.headers.get(self._header)
         if not who:
-            return sorted(candidates, key=_outstanding)
-        seed = hashlib.blake2b(who.encode(), digest_size=8)
-
-        def score(candidate: Candidate) -> bytes:
-            digest = seed.copy()
-            digest.update(candidate.replica.encode())
-            return digest.digest()
-
-        return sorted(candidates, key=score)
+            return [_outstanding(candidate) for candidate in candidates]
+        seed = hashlib.blake2b(who.encode(errors="surrogatepass"), digest_size=8)
+        return [_hash(seed, candidate) for candidate in candidates]
 
 
 def _outstanding(candidate: Candidate) -> float:
     load = candidate.load
     return max(load.running + load.waiting, candidate.in_flight) / max(candidate.slots, 1)
+
+
+def _hash(seed: hashlib.blake2b, candidate: Candidate) -> float:
+    digest = seed.copy()
+    digest.update(candidate.replica.encode())
+    return int.from_bytes(digest.digest()) / 2**64
 
 
 @hookimpl

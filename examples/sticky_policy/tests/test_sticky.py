@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from sticky_policy.plugin import StickyPolicy, StickySettings, gateway_policies
 
-from core.api import Candidate, ChatRequest, Load, RouteRequest
+from core.api import Candidate, ChatRequest, Load, RouteRequest, ScoringPolicy
 
 
 def candidate(index: int, load: Load | None = None, slots: int = 4, in_flight: int = 0) -> Candidate:
@@ -82,6 +82,16 @@ def test_without_a_name_the_least_busy_is_first(policy: StickyPolicy) -> None:
     ours = candidate(2, in_flight=3, slots=4)
 
     assert list(policy.rank(request(), [busy, ours, big])) == [big, ours, busy]
+
+
+@pytest.mark.parametrize("user", [None, "ann"])
+def test_the_scores_tell_the_order(policy: StickyPolicy, user: str | None) -> None:
+    """For ``python -m core explain``; the lower the better."""
+    given = [candidate(index, Load(running=index)) for index in range(5)]
+    scores = policy.scores(request(user), given)
+
+    assert isinstance(policy, ScoringPolicy)
+    assert [one for _, one in sorted(zip(scores, given, strict=True))] == list(policy.rank(request(user), given))
 
 
 @pytest.mark.parametrize("user", [None, "ann"])
