@@ -14,12 +14,13 @@ import pytest
 
 from core.registry import load_registry
 from core.routing.routes import RouteOptions
-from core.settings import Settings, SupervisorTable
+from core.settings import RoutingTable, Settings, SupervisorTable
 from core.testing.drills import DRILLS, Finding, RouteUnderDrill, configuration_of, run_drills, to_toml
 from core.testing.gateway import start_gateway
 
 POLICIES = ("least_loaded", "round_robin", "weighted", "lowest_latency", "prefix_affinity", "sticky")
 SETTINGS = Settings(
+    routing=RoutingTable(breaker_open_s=1.5),
     supervisor=SupervisorTable(
         backoff_initial_s=0.2,
         stall_timeout_s=3.0,
@@ -48,7 +49,7 @@ def findings(
         yield {finding.drill: finding for finding in found}
 
 
-@pytest.mark.parametrize("drill", [*(drill.id for drill in DRILLS), "left-behind"])
+@pytest.mark.parametrize("drill", [*(drill.id for drill in DRILLS), "policy", "left-behind"])
 def test_a_fault(findings: Mapping[str, Finding], drill: str) -> None:
     """The faulty replica was met by a stream and by a request for the whole, and all went as it must."""
     finding = findings[drill]

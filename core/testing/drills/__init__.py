@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from core.testing.drills.configuration import RouteUnderDrill, configuration_of, to_toml
 from core.testing.drills.declared import DRILLS, Drill, time_of
-from core.testing.drills.run import Finding, Verdict, run_drills
+from core.testing.drills.ground import Finding, Verdict
+from core.testing.drills.run import run_drills
 
 __all__ = [
     "DRILLS",

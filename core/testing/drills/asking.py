@@ -26,6 +26,7 @@ class Heard:
 
     Attributes:
         id: of the request, as the engine knows it; empty when nothing came.
+        replica: who answered; empty when none did.
         ending: ``whole``: with a finish reason, as a complete answer ends; ``error``: an error status or event;
             ``late``: not at all in the time given; ``illegal``: in some other way, which ``detail`` tells.
         text: what there is of the answer.
@@ -36,6 +37,7 @@ class Heard:
     prompt: str
     streamed: bool
     id: str
+    replica: str
     ending: Ending
     text: str
     took_s: float
@@ -65,6 +67,7 @@ async def ask(client: httpx.AsyncClient, model: str, prompt: str, *, streamed: b
             "POST", "/v1/chat/completions", json=body, timeout=within_s, headers={"x-session-id": prompt}
         ) as response:
             reading.id = response.headers.get("x-request-id", "")
+            reading.replica = response.headers.get("x-gateway-replica", "")
             if response.status_code != httpx.codes.OK:
                 content = json.loads(await response.aread())
                 ending, detail = "error", f"{response.status_code}: {content['error']['message']}"
@@ -78,7 +81,14 @@ async def ask(client: httpx.AsyncClient, model: str, prompt: str, *, streamed: b
         ending, detail = "illegal", f"{type(error).__name__}: {error}"
     took_s = time.monotonic() - began_s
     return Heard(
-        prompt=prompt, streamed=streamed, id=reading.id, ending=ending, text=reading.text, took_s=took_s, detail=detail
+        prompt=prompt,
+        streamed=streamed,
+        id=reading.id,
+        replica=reading.replica,
+        ending=ending,
+        text=reading.text,
+        took_s=took_s,
+        detail=detail,
     )
 
 
@@ -87,6 +97,7 @@ class _Reading:
 
     def __init__(self) -> None:
         self.id = ""
+        self.replica = ""
         self.text = ""
         self._finish: str | None = None
 

@@ -56,6 +56,8 @@ def configuration_of(
         faults = {**drill.faults, "journal": str(journal_of(drill, folder))}
         if faults.get("garbage") == "oversized":
             faults["oversized_bytes"] = settings.limits.max_frame_bytes + 1
+        if drill.breaker:
+            faults["only_first"] = settings.routing.breaker_failures
         deployments[f"{drill.id}@{_PLUGIN}"] = _deployment(weights, [_alias(drill)], faults)
     return {
         "log_level": own["log_level"],

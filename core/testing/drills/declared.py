@@ -30,6 +30,7 @@ class Drill:
         ends_process: the replica's process ends with it, and is started again.
         counts: the replica notes whom it hit; one that nobody reaches cannot.
         alone: there is no sound replica beside it.
+        breaker: it fails until its circuit breaker opens, and then no more.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Drill:
     ends_process: bool = False
     counts: bool = True
     alone: bool = False
+    breaker: bool = False
 
 
 def _both(id_: str, says: str, *, ends_process: bool = False, **faults: Any) -> tuple[Drill, Drill]:
@@ -105,6 +107,13 @@ DRILLS: tuple[Drill, ...] = (
         breaks="after",
         ends_process=True,
         alone=True,
+    ),
+    Drill(
+        id="breaker",
+        says="fails again and again, then recovers",
+        faults={"fault": "engine_error", "after_tokens": 0},
+        breaks="before",
+        breaker=True,
     ),
 )
 

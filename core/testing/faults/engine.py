@@ -51,6 +51,7 @@ class FaultsEngine:
         self._running = 0
         self._steps = 0
         self._requests = 0
+        self._hits = 0
         self._broken = False
         self._ballast: list[bytearray] = []
         self._refusing: asyncio.Task[None] | None = None
@@ -109,7 +110,9 @@ class FaultsEngine:
         settings = self._settings
         self._requests += 1
         drawn = self._random.random() < settings.share
-        hit = settings.fault != "none" and drawn and self._requests % settings.only_every == 0
+        over = settings.only_first is not None and self._hits >= settings.only_first
+        hit = settings.fault != "none" and drawn and not over and self._requests % settings.only_every == 0
+        self._hits += hit
         if hit and settings.journal is not None:
             with settings.journal.open("a") as journal:
                 journal.write(f"{request.id}\n")

@@ -47,6 +47,9 @@ class FaultsSettings(BackendSettings):
     )
     share: float = Field(1.0, ge=0.0, le=1.0, description="chance of each request to be hit, drawn from seed")
     only_every: PositiveInt = Field(1, description="of the requests, only every so manieth may be hit")
+    only_first: NonNegativeInt | None = Field(
+        None, description="so many requests are hit by a process, and no more after them; unset: no end"
+    )
     seed: int = Field(0, description="of the draws")
     garbage: Garbage = Field(
         "bytes",
