@@ -222,7 +222,10 @@ class Room:
             return most, "as measured"
         declared = deployment.spec.memory_bytes
         size = 0 if declared else await asyncio.to_thread(size_on_disk, weights)
-        return guess(declared_bytes=declared, weights_bytes=size, on_device=self._on_device)
+        memory, known = guess(declared_bytes=declared, weights_bytes=size, on_device=self._on_device)
+        # An engine fits itself into a device, or fails with a reason and harms nobody: a guess alone refuses nothing.
+        most_on_device = memory.device if self.limits.device is None else min(memory.device, self.limits.device)
+        return Bytes(memory.host, most_on_device), known
 
 
 def _holder(slot: Slot, *, now_s: float, asked_s: float) -> Holder | None:

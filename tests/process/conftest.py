@@ -143,14 +143,16 @@ def _echo(
     replicas=1,
     idle_unload_s=None,
     python=None,
+    pinned=False,
+    memory_bytes=0,
     **settings,
 ):
     # Those of an interpreter or a preparation of their own have a backend of their own.
     backend = "echo" if python is None and preparation is None else f"echo_{name}"
     return Echo(
-        model=ModelSpec(name=name, backend=backend, load=load, source=source),
+        model=ModelSpec(name=name, backend=backend, load=load, source=source, memory_bytes=memory_bytes),
         backend=replace(gateway_backends()[0], name=backend, preparation=preparation),
-        table=DeploymentTable(replicas=replicas, idle_unload_s=idle_unload_s, settings=settings),
+        table=DeploymentTable(replicas=replicas, idle_unload_s=idle_unload_s, pinned=pinned, settings=settings),
         python=python,
     )
 

@@ -60,9 +60,11 @@ class EchoEngine:
         self._running = 0
         self._steps = 0
         self._broken = False
+        self._ballast = b""
 
     async def load(self) -> EngineInfo:
         """Take ``load_s``, then be ready, or fail as the settings want it."""
+        self._ballast = b"x" * self._settings.ballast_bytes  # written to, so that it is really there
         await asyncio.sleep(self._settings.load_s)
         if self._settings.fail_load:
             msg = f"fail_load = {self._settings.fail_load!r}, as configured"
@@ -74,7 +76,8 @@ class EchoEngine:
         return Load(running=self._running, steps=self._steps)
 
     async def close(self) -> None:
-        """Nothing to give back."""
+        """Give the ballast back; there is nothing else."""
+        self._ballast = b""
 
     async def stream(self, request: EngineRequest) -> AsyncGenerator[EngineEvent, None]:
         """Serve one request: each step gives one event to each choice, as a batch on a device would."""

@@ -21,6 +21,7 @@ class EchoSettings(BackendSettings):
     prefill_s: NonNegativeFloat = Field(0.0, description="time before the first token")
     load_s: NonNegativeFloat = Field(0.0, description="time to load")
     slots: PositiveInt = Field(16, description="choices that run at once")
+    ballast_bytes: NonNegativeInt = Field(0, description="memory that it takes and does nothing with")
     fail_load: Literal["", "temporary", "permanent"] = Field("", description="refuse to load")
     raise_after_tokens: NonNegativeInt | None = Field(None, description="fail each request after so many tokens")
     break_after_tokens: NonNegativeInt | None = Field(None, description="break for good after so many tokens")
