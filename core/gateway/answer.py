@@ -172,7 +172,7 @@ class Answer:
     def _died(self) -> ReplicaFailedError:
         self._work.failed("death")
         error = GatewayError.not_ready(
-            f"{self.replica.name} broke off while it worked on this request; if its process ended, it is being restarted.",
+            f"{self.replica.name} broke off while it worked on this request; if it has died, it is being restarted.",
             retry_after_s=2.0,
         )
         return ReplicaFailedError(error, "death")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -38,6 +39,8 @@ _log = logging.getLogger("gateway.search")
 _MOST_PROCESSES = 2
 _MOST_BEGUN_ANEW = 2
 _RETRY_AFTER_S = 1.0
+# A snapshot comes every second.
+_LEAVING_S = 2.0
 
 
 class Search:
@@ -77,7 +80,7 @@ class Search:
         self._tried: set[str] = set()
         self._failed: Counter[str] = Counter()
         self._rejections: list[Rejected] = []
-        self._leaving: set[str] = set()
+        self._leaving: dict[str, float] = {}
         self._left_out = False
         self._may_hedge = route.options.hedge_after_s is not None
         self._failure: GatewayError | None = None
@@ -149,7 +152,7 @@ class Search:
             replica.turned_away(rejected, self._request.estimated_prompt_tokens, self._now_s())
             self._rejections.append(rejected)
         else:
-            self._leaving.add(replica.deployment.id)
+            self._leaving[replica.deployment.id] = self._now_s()
 
     # --- one tier
 
@@ -276,8 +279,9 @@ class Search:
             await self._fleet.changed()
 
     def _is_leaving(self, deployment: Deployment) -> bool:
-        """Whether its replica told us that it is being unloaded; the snapshot that says so is on its way."""
-        return deployment.id in self._leaving and self._fleet.status(deployment.id).state == "ready"
+        """Whether its replica told us a moment ago that it is going; the snapshot that says so is on its way."""
+        told_at_s = self._leaving.get(deployment.id, -math.inf)
+        return self._now_s() - told_at_s < _LEAVING_S and self._fleet.status(deployment.id).state == "ready"
 
     def _is_given_up(self, deployment: Deployment) -> bool:
         """Whether this request has failed in so many processes of each of its replicas that it tries no further."""
