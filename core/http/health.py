@@ -38,6 +38,7 @@ async def health(request: Request) -> HTTPResponse:
         "total_requests": counted.requests,
         "requests_in_flight": counted.in_flight,
         "backends_available": gateway.fleet.ready_backends(),
+        "memory": _memory(gateway),
         "deployments": deployments,
     }
     return _json(body, 503 if status == "unhealthy" else 200)
@@ -95,6 +96,20 @@ def _verdict(gateway: Gateway) -> tuple[str, list[str]]:
     if serving == 0:
         return "unhealthy", reasons or ["no enabled deployment has its weights on disk; see python -m core models"]
     return ("degraded" if reasons else "healthy"), reasons
+
+
+def _memory(gateway: Gateway) -> dict[str, Any] | None:
+    """What replicas take and may take, in bytes; None while the supervisor is away."""
+    snapshot = gateway.fleet.snapshot
+    if snapshot is None:
+        return None
+    counted = {
+        replica.replica: {"bytes": replica.memory_bytes, "device_bytes": replica.device_memory_bytes}
+        for deployment in snapshot.deployments
+        for replica in deployment.replicas
+        if replica.memory_bytes or replica.device_memory_bytes
+    }
+    return {**msgspec.structs.asdict(snapshot.memory), "replicas": counted}
 
 
 def _deployment(gateway: Gateway, deployment: Deployment, statistics: exposition.Statistics) -> dict[str, Any]:

@@ -39,18 +39,25 @@ def holder(replica: Replica, deployment: str, *, pinned: bool, now_s: float, ask
         memory=counted(replica),
         kept=kept,
         doubtful=doubtful,
-        leaving=replica.state == "draining" or process.killed or bool(process.verdict) or answering,
+        leaving=process.killed
+        or bool(process.verdict)
+        or answering
+        or (replica.state == "draining" and not _busy(process)),
         idle_s=max(0.0, now_s - process.active_s),
         load_s=(process.ready_s or now_s) - process.launched_s,
     )
 
 
+def _busy(process: Process) -> int:
+    return process.load.running + process.load.waiting
+
+
 def _kept(replica: Replica, process: Process, *, pinned: bool, now_s: float, asked_s: float) -> tuple[str, bool]:
     """Why it must stay, and whether that may be over in a moment; an empty reason: it need not."""
-    busy = process.load.running + process.load.waiting
+    busy = _busy(process)
     why, doubtful = "", False
     if replica.state == "draining":
-        why = "it is unloading"
+        why = f"it is draining, with {busy} to finish" if busy else "it is unloading"
     elif replica.state != "ready" or process.ready_s is None:
         why = "it is loading"
     elif pinned:
