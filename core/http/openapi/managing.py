@@ -178,6 +178,8 @@ MANAGING: tuple[Operation, ...] = (
         ExplainedRoute,
         description="Other headers of the request are shown to the policy, as those of a real one are.",
         body=(ChatBody, CompletionBody, EmbeddingsBody, RerankBody),
-        parameters=(query("task", "which endpoint the body is for; default: told by its fields", enum=get_args(Task)),),
+        parameters=(
+            query("task", "which endpoint the body is for; default: told by its fields", enum=list(get_args(Task))),
+        ),
     ),
 )

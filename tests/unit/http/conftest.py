@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import msgspec
 import pytest
 from sanic import Sanic
@@ -20,6 +22,7 @@ from core.gateway.admin import Management
 from core.gateway.fleet import Fleet
 from core.http import routes
 from core.http.gateway import Gateway
+from core.http.openapi import document
 from core.registry import Registry, build_generation, load_registry, make_policies
 from core.routing.overrides import effective
 from core.settings import PluginsTable, Settings, SettingsError
@@ -224,3 +227,25 @@ async def lab(start: Start) -> AsyncIterator[Lab]:
     }
     async with start(**config) as running:
         yield running
+
+
+def _closed(value: Any) -> Any:
+    """Schemas that allow nothing that they do not name, so that a field nobody wrote down is found."""
+    if isinstance(value, dict):
+        made = {key: _closed(one) for key, one in value.items()}
+        if "properties" in made:
+            made.setdefault("additionalProperties", False)
+        return made
+    return [_closed(one) for one in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="session")
+def holds() -> Callable[[str, Any], None]:
+    """Assert that a body is what the schema of that name says, and nothing more: ``holds("Error", body)``."""
+    components = _closed(copy.deepcopy(document()["components"]["schemas"]))
+
+    def check(name: str, body: Any) -> None:
+        schema = {"$ref": f"#/components/schemas/{name}", "components": {"schemas": components}}
+        jsonschema.Draft202012Validator(schema).validate(body)
+
+    return check
