@@ -24,6 +24,7 @@ from core.wire.control import (
     FromSupervisor,
     ReplicaStatus,
     Snapshot,
+    TookOver,
 )
 from core.wire.frames import PROTOCOL, FromReplica, Hello, Welcome
 from core.wire.stream import FrameStream, PeerGoneError, connect
@@ -205,6 +206,7 @@ class Fleet:
                 for frame in frames:
                     if isinstance(frame, Configuration):
                         self.on_configuration(frame)
+                        control.send(TookOver(generation=frame.generation))
                     else:
                         self.update(frame)
         finally:

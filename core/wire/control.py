@@ -1,8 +1,8 @@
 """Frames between HTTP workers and the supervisor.
 
 **Following**: `ControlHello` -> then `Configuration` and `Snapshot` at once, and each again when it changes. A
-snapshot always belongs to the configuration that was sent last before it. The worker may send `EnsureReady` and
-`BreakerChanged` at any time.
+snapshot always belongs to the configuration that was sent last before it. The worker answers each configuration with
+`TookOver`, and may send `EnsureReady` and `BreakerChanged` at any time.
 
 **Managing**: a connection of its own for each command: `AdminHello` and one `AdminCommand` -> one `AdminReply`; or
 for `Listen`, `AdminEvent` after `AdminEvent` until the connection is closed.
@@ -42,6 +42,7 @@ __all__ = [
     "ReplicaStatus",
     "Snapshot",
     "ToSupervisor",
+    "TookOver",
 ]
 
 Action = Literal["load", "unload", "restart", "drain"]
@@ -164,6 +165,12 @@ class Configuration(Frame, frozen=True, kw_only=True, tag="configuration"):
     overrides: Overrides
 
 
+class TookOver(Frame, frozen=True, kw_only=True, tag="took_over"):
+    """The HTTP worker routes by this generation now, or has said in its log why it cannot."""
+
+    generation: int
+
+
 class BreakerChanged(Frame, frozen=True, kw_only=True, tag="breaker"):
     """The circuit breaker that one HTTP worker has for a replica changed; for those who listen to events."""
 
@@ -262,11 +269,13 @@ class AdminEvent(Frame, frozen=True, kw_only=True, tag="admin_event"):
     """Something changed.
 
     Attributes:
-        id: grows by one with every event of one supervisor.
+        id: grows by one with every event of one supervisor; a new supervisor begins above all of the old one's.
         kind: ``replica`` (a state changed), ``breaker``, ``overrides``, ``configuration`` (reloaded, or refused),
             ``evicted``.
         subject: whose: a replica, a deployment, or empty.
         data: JSON values; what a kind holds is told in docs/admin.md.
+        missed: events right before this one that this listener did not get and never will, since they are no longer
+            kept.
     """
 
     id: int
@@ -274,9 +283,10 @@ class AdminEvent(Frame, frozen=True, kw_only=True, tag="admin_event"):
     kind: Literal["replica", "breaker", "overrides", "configuration", "evicted"]
     subject: str = ""
     data: dict[str, Any] = msgspec.field(default_factory=dict)
+    missed: int = 0
 
 
 AdminCommand = Change | Operate | Reload | Listen
-ToSupervisor = ControlHello | EnsureReady | BreakerChanged | AdminHello | Change | Operate | Reload | Listen
+ToSupervisor = ControlHello | EnsureReady | TookOver | BreakerChanged | AdminHello | Change | Operate | Reload | Listen
 FromSupervisor = Configuration | Snapshot
 FromAdmin = AdminReply | AdminEvent
