@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ from core.routing.named import NotMeantError, deployments_to_pull
 
 __all__ = ["pull"]
 
+_log = logging.getLogger("gateway.http")
+_Event = dict[str, Any]
 _END_WITHIN_S = 5.0
 _LAST_WORDS_BYTES = 2000
 _LONGEST_LINE_BYTES = 1024 * 1024
@@ -45,7 +48,7 @@ async def pull(request: Request) -> HTTPResponse | None:
     process = await _start(deployments)
     try:
         await out.send(KEEPALIVE)
-        await _copy(process, out)
+        await out.send(await _copy(process, out))
         await out.end()
     finally:
         out.close()
@@ -72,36 +75,45 @@ async def _start(deployments: list[str]) -> Process:
     )
 
 
-async def _copy(process: Process, out: EventStream) -> None:
-    """Carry its events to the client; one of them, or one of ours, is the last."""
+async def _copy(process: Process, out: EventStream) -> bytes:
+    """Carry its progress to the client until it is over; return the one event that is left to send."""
     assert process.stdout is not None and process.stderr is not None  # noqa: S101, PT018 - they are pipes
-    words = asyncio.create_task(_last_words(process.stderr))
+    words = bytearray()
+    listening = asyncio.create_task(_keep_last_words(process.stderr, words))
+    last: _Event = {"event": "error", "pulled": {}, "failed": {}}
     try:
         async for line in process.stdout:
-            told: dict[str, Any] = msgspec.json.decode(line)
-            name = told.pop("event")
-            if name == "error":
+            told = msgspec.json.decode(line, type=_Event)
+            if told["event"] != "progress":
+                last = told
                 break
-            await out.send(event(name, told))
-            if name == "done":
-                return
-        else:
-            told = {"pulled": {}, "failed": {}}
-        message = "\n".join(f"{name}: {why}" for name, why in told["failed"].items())
-        if not message:
-            message = f"The pull ended with code {await process.wait()}: {await words or 'it said nothing'}"
+            await out.send(event("progress", _data(told)))
+        async with asyncio.timeout(_END_WITHIN_S):
+            await process.wait()
+            await listening
+    except (TimeoutError, ValueError, KeyError) as failure:  # it hangs, or writes what is no event
+        _log.warning("the pull of process %d went wrong: %r", process.pid, failure)
     finally:
-        words.cancel()
+        listening.cancel()
+    if last["event"] == "done":
+        return event("done", _data(last))
+    message = "\n".join(f"{name}: {why}" for name, why in last["failed"].items())
+    if not message:
+        said = words.decode(errors="replace").strip() or "nothing"
+        message = f"The pull broke off (exit code {process.returncode}). The last that it said: {said}"
     error = GatewayError(message, status=502, type="server_error", code="pull_failed")
-    await out.send(event("error", {**error.body(), **told}))
+    return event("error", error.body() | _data(last))
 
 
-async def _last_words(stderr: asyncio.StreamReader) -> str:
-    """Read all it says, so that it never waits for a reader, and return the end of it."""
-    kept = b""
+def _data(told: _Event) -> _Event:
+    return {key: value for key, value in told.items() if key != "event"}
+
+
+async def _keep_last_words(stderr: asyncio.StreamReader, words: bytearray) -> None:
+    """Read all that it says, so that it never waits for a reader, and keep the end of it."""
     while piece := await stderr.read(_LAST_WORDS_BYTES):
-        kept = (kept + piece)[-_LAST_WORDS_BYTES:]
-    return kept.decode(errors="replace").strip()
+        words += piece
+        del words[:-_LAST_WORDS_BYTES]
 
 
 async def _end(process: Process) -> None:
