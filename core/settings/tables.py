@@ -221,6 +221,9 @@ class DeploymentTable(_Table):
     )
     tasks: tuple[Task, ...] | None = Field(None, description="what the model can do")
     context_tokens: PositiveInt | None = Field(None, description="context size to serve it with")
+    memory_bytes: NonNegativeInt | None = Field(
+        None, description="what a replica may need, before one was measured; 0: guessed by its weights"
+    )
     aliases: tuple[str, ...] | None = Field(
         None, description="names it offers to answer to; replaces the declared ones"
     )

@@ -244,6 +244,19 @@ class _HealthDeployment(_Answer, frozen=True, kw_only=True):
     replicas: list[_HealthReplica]
 
 
+class _HealthMemoryOfReplica(_Answer, frozen=True, kw_only=True):
+    bytes: int
+    device_bytes: int
+
+
+class _HealthMemory(_Answer, frozen=True, kw_only=True):
+    used_bytes: int
+    limit_bytes: int | None
+    device_used_bytes: int
+    device_limit_bytes: int | None
+    replicas: dict[str, _HealthMemoryOfReplica]
+
+
 class Health(_Answer, frozen=True, kw_only=True):
     """How the gateway is, and why not better."""
 
@@ -252,6 +265,7 @@ class Health(_Answer, frozen=True, kw_only=True):
     total_requests: int
     requests_in_flight: int
     backends_available: list[str]
+    memory: _HealthMemory | None
     deployments: dict[str, _HealthDeployment]
 
 
