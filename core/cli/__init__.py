@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from core.api import SpecError
-from core.cli import admin, chat, check, listing, pull
+from core.cli import admin, chat, check, doctor, listing, pull
 from core.cli.common import CommandError
 from core.errors import GatewayError
 from core.models import PullError
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     add("models", listing.models, "list the deployments and whether their weights are here", json=True)
     add("aliases", listing.aliases, "list the aliases, where they lead and who declared them", json=True)
     add("check", check.check, "check configuration and plugins; start nothing", json=False)
+    doctor.add_command(add)
     puller = add("pull", pull.pull_names, "fetch the weights of models", json=True)
     puller.add_argument("names", nargs="+", metavar="NAME", help="a model, an alias, or model@backend")
     admin.add_commands(add)

@@ -15,7 +15,7 @@ from core.registry import DeploymentWeights, Registry, make_launcher, make_polic
 from core.routing.table import Table
 from core.settings import Settings, SettingsError
 
-__all__ = ["check"]
+__all__ = ["check", "find"]
 
 _OURS = "ai-gateway"
 
@@ -23,8 +23,7 @@ _OURS = "ai-gateway"
 def check(arguments: argparse.Namespace) -> int:
     """Print a line per mistake and per warning; mistakes alone make it fail."""
     settings, registry, table = assemble(arguments)
-    errors = list(_choices(registry, settings, table))
-    warnings = [*_plugins(registry), *table.warnings, *_absent_weights(table, settings), *_rival_packages()]
+    errors, warnings = find(settings, registry, table)
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     for warning in warnings:
@@ -32,6 +31,12 @@ def check(arguments: argparse.Namespace) -> int:
     if not errors:
         print(f"In order: {len(table.deployments)} deployment(s), {len(table.aliases)} alias(es).")
     return int(bool(errors))
+
+
+def find(settings: Settings, registry: Registry, table: Table) -> tuple[list[str], list[str]]:
+    """The mistakes and the warnings."""
+    errors = list(_choices(registry, settings, table))
+    return errors, [*_plugins(registry), *table.warnings, *_absent_weights(table, settings), *_rival_packages()]
 
 
 def _choices(registry: Registry, settings: Settings, table: Table) -> Iterator[str]:

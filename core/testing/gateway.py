@@ -130,7 +130,7 @@ def start_gateway(config: str, *options: str, wait: bool = True, quick: bool = T
 
         def up() -> bool:
             assert process.poll() is None, log.read_text()
-            return httpx.get(f"{running.url}/livez").status_code == 200
+            return httpx.get(f"{running.url}/livez", trust_env=False).status_code == 200
 
         if wait:
             eventually(up, within_s=30)

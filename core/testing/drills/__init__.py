@@ -5,6 +5,7 @@ The tests run them under each policy; ``python -m core doctor`` under an operato
 
 from __future__ import annotations
 
+from core.testing.drills.advice import advice, remedy, routes_of
 from core.testing.drills.configuration import RouteUnderDrill, configuration_of, to_toml
 from core.testing.drills.declared import DRILLS, Drill, time_of
 from core.testing.drills.ground import Finding, Verdict
@@ -16,7 +17,10 @@ __all__ = [
     "Finding",
     "RouteUnderDrill",
     "Verdict",
+    "advice",
     "configuration_of",
+    "remedy",
+    "routes_of",
     "run_drills",
     "time_of",
     "to_toml",

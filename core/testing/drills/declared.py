@@ -128,4 +128,6 @@ def time_of(drill: Drill, settings: Settings, options: RouteOptions) -> tuple[fl
         if options.attempt_timeout_s is not None:
             limits.append((options.attempt_timeout_s, "attempt_timeout_s"))
         return min(limits)
+    if drill.breaker:
+        return settings.routing.breaker_open_s, "routing.breaker_open_s"
     return _SOON_S, ""

@@ -32,7 +32,7 @@ async def run_drills(
     ``folder`` is that of `configuration_of`, whose configuration the gateway at ``url`` serves.
     """
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, limits=limits) as client, health_of(client) as health:
+    async with httpx.AsyncClient(base_url=url, limits=limits, trust_env=False) as client, health_of(client) as health:
         ground = Ground(client=client, health=health, settings=settings, options=options, folder=folder)
         findings = await asyncio.gather(*(_find(drill, ground) for drill in drills))
         return [*findings, await _policy(ground), await _left_behind(ground)]
