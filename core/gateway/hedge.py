@@ -41,15 +41,17 @@ async def hedged(
             winner = next((answer for task in tasks if task.done() and (answer := task.result())), None)
         outcome = "failed" if winner is None else "lost" if winner.replica is first.replica else "won"
         return winner
-    finally:
-        for task in tasks:
-            task.cancel()
-        for work in works:
+    finally:  # without an await, which a cancel could interrupt
+        for task, work in zip(tasks, works, strict=True):
             if winner is None or work.replica is not winner.replica:
-                work.end()  # a task that was cancelled before its first step never does it
-        await asyncio.wait(tasks)
-        for task in tasks:
-            if not task.cancelled() and task.exception() is None and (loser := task.result()) not in {None, winner}:
-                loser.close()
+                task.add_done_callback(_drop)
+                task.cancel()
+                work.end()  # a task that is cancelled before its first step never does it
         if len(works) > 1:
             count_hedge(outcome)
+
+
+def _drop(loser: asyncio.Future[Answer | None]) -> None:
+    """Close the answer of an attempt that nobody wants any more."""
+    if not loser.cancelled() and loser.exception() is None and (answer := loser.result()) is not None:
+        answer.close()

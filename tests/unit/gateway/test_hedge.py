@@ -1,0 +1,207 @@
+"""A second attempt when the first has no event in time: who wins, and what becomes of the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from core.api.messages import Finished, Load, TextDelta, Usage
+from core.errors import GatewayError
+from core.gateway.metrics import _hedges
+from core.settings import RoutingTable
+from core.wire.frames import Accepted, Done, Failed, Rejected, Submit
+from core.wire.stream import FrameStream
+
+Lab = Any
+Stream = FrameStream[Any]
+Script = Callable[[Stream, Submit], Awaitable[None]]
+SOON = {"hedge_after_s": 0.02}
+
+
+def after(seconds: float, text: str) -> Script:
+    """A script that answers with the text after some time."""
+
+    async def run(stream: Stream, _submit: Submit) -> None:
+        stream.send(Accepted(load=Load()))
+        await asyncio.sleep(seconds)
+        stream.send(TextDelta(text=text))
+        stream.send(Finished())
+        stream.send(Usage())
+        stream.send(Done(load=Load()))
+
+    return run
+
+
+async def hang(stream: Stream, _submit: Submit) -> None:
+    stream.send(Accepted(load=Load()))
+    await stream.receive()
+
+
+async def die(stream: Stream, _submit: Submit) -> None:
+    stream.close()
+
+
+async def be_busy(stream: Stream, _submit: Submit) -> None:
+    stream.send(Rejected(reason="busy", message="no"))
+
+
+def broken_after(seconds: float) -> Script:
+    async def run(stream: Stream, _submit: Submit) -> None:
+        stream.send(Accepted(load=Load()))
+        await asyncio.sleep(seconds)
+        stream.send(Failed(reason="engine", message="oh"))
+
+    return run
+
+
+async def blame_client(stream: Stream, _submit: Submit) -> None:
+    stream.send(Rejected(reason="invalid", message="no"))
+
+
+async def replicas(lab: Lab, *scripts: Script) -> None:
+    lab.deployment("m@b")
+    for script in scripts:
+        await lab.replica("m@b", script)
+
+
+async def text(lab: Lab, **options: Any) -> str:
+    _, events = await lab.search(["m@b"], options={**SOON, **options}).whole_answer()
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def all_idle(lab: Lab) -> bool:
+    return all(
+        (one.in_flight, one.in_flight_prompt_tokens, one.in_flight_output_tokens) == (0, 0, 0)
+        for one in lab.fleet.ready("m@b").values()
+    )
+
+
+@pytest.fixture
+def outcomes() -> Callable[[], dict[str, float]]:
+    """How often each outcome was counted since the test began."""
+
+    def now() -> dict[str, float]:
+        return {
+            sample.labels["outcome"]: sample.value
+            for metric in _hedges.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        }
+
+    before = now()
+    return lambda: {key: value - before.get(key, 0) for key, value in now().items() if value > before.get(key, 0)}
+
+
+async def test_the_second_wins_and_the_first_is_cancelled_at_once(lab: Lab, outcomes: Any) -> None:
+    await replicas(lab, hang, after(0, "second"))
+    search = lab.search(["m@b"], options=SOON)
+    answer = await search.next_answer()
+
+    assert (answer.replica.name, search.replica, search.attempts) == ("m@b#1", answer.replica, 2)
+    await until(lambda: lab.cancelled == ["m@b#0"])
+    answer.close()
+    assert all_idle(lab)
+    assert outcomes() == {"won": 1}
+
+
+async def test_the_first_may_still_win(lab: Lab, outcomes: Any) -> None:
+    await replicas(lab, after(0.05, "first"), hang)
+
+    assert await text(lab) == "first"
+    await until(lambda: lab.cancelled == ["m@b#1"])
+    assert all_idle(lab)
+    assert outcomes() == {"lost": 1}
+
+
+async def test_a_first_that_is_quick_is_never_hedged(lab: Lab, outcomes: Any) -> None:
+    await replicas(lab, after(0, "first"), after(0, "second"))
+
+    assert await text(lab, hedge_after_s=5) == "first"
+    assert lab.submitted == ["m@b#0"]
+    assert outcomes() == {}
+
+
+async def test_a_single_candidate_is_not_hedged(lab: Lab, outcomes: Any) -> None:
+    await replicas(lab, after(0.05, "first"))
+
+    assert await text(lab) == "first"
+    assert outcomes() == {}
+
+
+async def test_a_hedge_needs_the_retry_budget(lab: Lab) -> None:
+    await replicas(lab, after(0.05, "first"), after(0, "second"))
+    lab.routing = RoutingTable(retry_burst=0)
+
+    assert await text(lab) == "first"
+    assert lab.submitted == ["m@b#0"]
+
+
+async def test_there_is_one_hedge_per_request(lab: Lab) -> None:
+    """Both fail; the third candidate is a retry, and as slow as it is, it stays alone."""
+    await replicas(lab, broken_after(0.03), broken_after(0.03), after(0.05, "third"), after(0, "fourth"))
+
+    assert await text(lab) == "third"
+    assert len(lab.submitted) == 3
+
+
+@pytest.mark.parametrize("second", [die, be_busy])
+async def test_a_second_that_fails_leaves_the_first_alone(lab: Lab, second: Script) -> None:
+    await replicas(lab, after(0.1, "first"), second)
+
+    assert await text(lab) == "first"
+    assert lab.cancelled == []
+
+
+async def test_a_first_that_fails_meanwhile_is_waited_for_no_longer(lab: Lab) -> None:
+    await replicas(lab, broken_after(0.03), after(0.05, "second"), after(0, "third"))
+
+    assert await text(lab) == "second"
+    assert len(lab.submitted) == 2
+
+
+async def test_both_fail_and_nobody_is_left(lab: Lab, outcomes: Any) -> None:
+    await replicas(lab, broken_after(0.03), die)
+    with pytest.raises(GatewayError) as caught:
+        await text(lab)
+
+    assert caught.value.status in {502, 503}
+    assert all_idle(lab)
+    assert outcomes() == {"failed": 1}
+
+
+async def test_a_clients_error_ends_both(lab: Lab) -> None:
+    await replicas(lab, hang, blame_client)
+    with pytest.raises(GatewayError) as caught:
+        await text(lab)
+
+    assert caught.value.status == 400
+    await until(lambda: lab.cancelled == ["m@b#0"])
+    assert all_idle(lab)
+
+
+@pytest.mark.parametrize("at_s", [0.0, 0.005, 0.02, 0.021, 0.03])
+async def test_a_client_that_goes_cancels_both(lab: Lab, at_s: float) -> None:
+    await replicas(lab, hang, hang)
+    asked = asyncio.create_task(text(lab))
+    await asyncio.sleep(at_s)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+
+    assert all_idle(lab)
+    await until(lambda: len(lab.cancelled) == len(lab.submitted))
+
+
+async def test_attempts_have_their_own_limit_each(lab: Lab) -> None:
+    await replicas(lab, hang, hang, after(0, "third"))
+
+    assert await text(lab, attempt_timeout_s=0.05) == "third"
+    assert all_idle(lab)
