@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -17,6 +17,7 @@ from core.settings import Settings, load_settings
 from core.testing.drills import (
     DRILLS,
     Drill,
+    Verdict,
     advice,
     configuration_of,
     remedy,
@@ -27,6 +28,7 @@ from core.testing.drills import (
 )
 from core.testing.drills.asking import Heard, ask, expected_text
 from core.testing.drills.configuration import journal_of
+from core.testing.faults.plugin import Fault, FaultsSettings, Garbage
 
 BY_ID = {drill.id: drill for drill in DRILLS}
 PROMPT = "Tell me"
@@ -335,3 +337,12 @@ def test_advice() -> None:
     assert about(bad, "retry_burst")
     assert about(bad, 'continuation = "off"')
     assert "retry_burst" in remedy(BY_ID["die-before"], bad, RouteOptions())
+
+
+# --- documentation
+
+
+def test_the_documentation_tells_every_fault_and_every_setting() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text()
+    for word in (*get_args(Fault), *get_args(Garbage), *FaultsSettings.model_fields, *get_args(Verdict)):
+        assert f"`{word}`" in page or f'"{word}"' in page, word
