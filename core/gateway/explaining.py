@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -12,8 +13,9 @@ from core.api.requests import Task
 from core.api.specs import Capability
 from core.errors import GatewayError
 from core.gateway.able import able_tiers, lacking
-from core.gateway.fleet import Fleet, Replica
+from core.gateway.fleet import Fleet
 from core.gateway.ranking import Explanation, Ranker
+from core.gateway.replica import Replica
 from core.routing.table import Deployment, Route
 from core.wire.control import ReplicaStatus
 
@@ -89,7 +91,7 @@ def explain(
     """
     tiers = [_Tier(number, fleet) for number in range(1, len(route.tiers) + 1)]
     for tier, deployments in zip(tiers, route.tiers, strict=True):
-        tier.see(deployments, request.task, needs)
+        tier.see(deployments, request, needs)
         tier.rank(ranker, route, request)
     chosen = next((tier.first for tier in tiers if tier.first is not None), None)
     enabled = {one.id for tier in route.tiers for one in tier}
@@ -131,15 +133,20 @@ class _Tier:
         self._askable: dict[str, Replica] = {}
         self._coming: list[Deployment] = []
 
-    def see(self, deployments: Sequence[Deployment], task: Task, needs: Mapping[Capability, str]) -> None:
+    def see(self, deployments: Sequence[Deployment], request: RouteRequest, needs: Mapping[Capability, str]) -> None:
         """Sort them into those that can be asked now, those that can be loaded, and those that are left out."""
+        now_s = asyncio.get_running_loop().time()
         for deployment in deployments:
-            lack = lacking(deployment, task, needs)
+            lack = lacking(deployment, request.task, needs)
             if lack is not None:
-                what = f"the task {lack}" if lack == task else f"'{lack}'"
+                what = f"the task {lack}" if lack == request.task else f"'{lack}'"
                 self._leave_out(deployment, None, f"it does not support {what}")
                 continue
-            self._askable |= {one.status.replica: one for one in self._fleet.ready(deployment.id).values()}
+            for replica in self._fleet.ready(deployment.id).values():
+                if reason := _kept_out(replica, request.estimated_prompt_tokens, now_s):
+                    self._leave_out(deployment, replica.status, reason)
+                else:
+                    self._askable[replica.name] = replica
             if self._fleet.is_coming(deployment):
                 self._coming.append(deployment)
             else:
@@ -191,6 +198,18 @@ class _Tier:
                 reason=reason,
             )
         )
+
+
+def _kept_out(replica: Replica, prompt_tokens: int, now_s: float) -> str:
+    """Why this HTTP worker would not ask a ready replica now; empty when it would."""
+    breaker = replica.breaker
+    if not breaker.admits(now_s):
+        left_s = breaker.probe_in_s(now_s)
+        until = f"open for another {left_s:.1f} s" if left_s else "half open, and another request is the probe"
+        return f"its circuit breaker is {until}: {breaker.reason}"
+    if busy_s := replica.busy_for_s(prompt_tokens, now_s):
+        return f"its queue is full for another {busy_s:.1f} s, by its own word"
+    return ""
 
 
 def _told(state: str, reason: str) -> str:

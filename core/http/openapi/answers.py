@@ -9,6 +9,7 @@ import msgspec
 from core.api.protocols import ReplicaState
 from core.api.requests import Task
 from core.dialects.openai.shapes import ChatLogprobs, LegacyLogprobs, UsageBody
+from core.wire.control import BreakerState
 
 __all__ = [
     "ChatCompletion",
@@ -215,6 +216,12 @@ class _Quantiles(_Answer, frozen=True, kw_only=True):
     p99: float | None
 
 
+class _HealthBreaker(_Answer, frozen=True, kw_only=True):
+    state: BreakerState
+    reason: str | None
+    retry_in_s: float | None
+
+
 class _HealthReplica(_Answer, frozen=True, kw_only=True):
     replica: str
     state: ReplicaState
@@ -226,6 +233,7 @@ class _HealthReplica(_Answer, frozen=True, kw_only=True):
     running: int
     waiting: int
     engine: dict[str, Any] | None
+    breaker: _HealthBreaker
 
 
 class _HealthDeployment(_Answer, frozen=True, kw_only=True):

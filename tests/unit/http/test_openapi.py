@@ -11,12 +11,13 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from sanic import Sanic
 
+from core.api.messages import EngineInfo
 from core.dialects.openai.fields import ACCEPTED, CHAT, COMPLETION, EMBEDDINGS, RERANK
 from core.http import routes
 from core.http.admin.bodies import DeploymentPatch
 from core.http.openapi import document
 from core.settings import DeploymentTable
-from core.wire.control import DeploymentOverride
+from core.wire.control import DeploymentOverride, ReplicaStatus
 
 
 def operations() -> dict[tuple[str, str], dict]:
@@ -88,6 +89,7 @@ def test_what_may_be_changed_is_one_list() -> None:
 async def test_answers_are_what_the_document_says(start, holds) -> None:
     config = {"deployments": {"a@echo": {"source": "/dev/null"}}, "aliases": {"x": "echo"}}
     async with start(**config) as lab:
+        lab.supervisor.set(ReplicaStatus(replica="a@echo#0", state="ready", socket="x", info=EngineInfo(slots=2)))
         await lab.client.patch("deployments/a@echo", json={"priority": 3})
         for path, name in (
             ("deployments", "Deployments"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from core.api.messages import EngineInfo, Load
 from core.wire.control import ReplicaStatus
+from core.wire.frames import Rejected
 
 CONFIG = {
     "deployments": {
@@ -107,6 +110,26 @@ async def test_a_field_that_a_backend_lacks_is_named(start) -> None:
     assert told["chosen"] is None
     assert by_name(told)["a@echo"]["reason"] == "it does not support 'logit_bias'"
     assert "does not support 'logit_bias'" in told["error"]
+
+
+async def test_a_replica_behind_an_open_breaker_is_left_out_until_its_probe(start) -> None:
+    """And one whose queue is full, until the time that it named."""
+    async with start(**CONFIG) as lab:
+        lab.supervisor.set(*(ready("a@echo", number) for number in range(3)))
+        now_s = asyncio.get_running_loop().time()
+        for _ in range(lab.gateway.settings.routing.breaker_failures):
+            lab.gateway.fleet.breakers["a@echo#0"].failed("engine", now_s, lab.gateway.settings.routing)
+            now_s += 0.5
+        full = lab.gateway.fleet.ready("a@echo")["a@echo1"]
+        full.turned_away(Rejected(reason="busy", message="full", retry_after_s=30.0), 1, now_s)
+        told = await explained(lab, chat("a"))
+
+    rows = by_name(told)
+    assert told["chosen"] == "a@echo#2"
+    assert "its circuit breaker is open for another" in rows["a@echo#0"]["reason"]
+    assert "its engine failed" in rows["a@echo#0"]["reason"]
+    assert rows["a@echo#1"]["reason"].startswith("its queue is full for another 3")
+    assert [rows[f"a@echo#{number}"]["rank"] for number in range(3)] == [None, None, 1]
 
 
 async def test_a_disabled_model_is_explained_rather_than_refused(start) -> None:
