@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import random
 import statistics
 import sys
@@ -32,8 +33,11 @@ from overhead import free_port, gateway
 from core.api.messages import EngineInfo, Load
 from core.api.protocols import RouteRequest
 from core.api.requests import ChatRequest, Content, Message
-from core.gateway.fleet import Fleet, Replica, ReplicaStream
+from core.gateway.answer import Deadline
+from core.gateway.fleet import Fleet
 from core.gateway.ranking import Ranker
+from core.gateway.replica import Replica, ReplicaStream
+from core.gateway.retries import RetryBudget
 from core.gateway.search import Search
 from core.registry import build_generation, load_registry, make_policies, receive_generation
 from core.routing.table import Table
@@ -219,10 +223,15 @@ class Side:
         encode_ms, frame = timed(lambda: msgspec.msgpack.encode(snapshot))
         decode_ms, snapshot = timed(lambda: msgspec.msgpack.decode(frame, type=Snapshot))
         update_ms, _ = timed(lambda: self.fleet.update(snapshot))
+        self.routing = settings.routing
         self.names = list(self.table.routes)
         self.rankers = {
             policy: Ranker(
-                make_policies(registry, settings.model_copy(update={"routing": routing(policy)}), self.table),
+                make_policies(
+                    registry,
+                    settings.model_copy(update={"routing": Settings(routing={"policy": policy}).routing}),
+                    self.table,
+                ),
                 timeout_s=1.0,
             )
             for policy in ("least_loaded", "round_robin", "prefix_affinity")
@@ -238,7 +247,7 @@ class Side:
         """Route a request for each name; return microseconds per request."""
         ranker, table, fleet = self.rankers[policy], self.table, self.fleet
         request = ChatRequest(id="1", messages=(Message(role="user", content=(Content(text="Hello there"),)),))
-        deadline_s = asyncio.get_running_loop().time() + 600
+        deadline, routing, budget = Deadline(at_s=math.inf), self.routing, RetryBudget()
         began_s = time.perf_counter()
         for name in names:
             search = Search(
@@ -247,7 +256,9 @@ class Side:
                 table.resolve(name),
                 RouteRequest(name=name, task="chat", headers={}, request=request),
                 needs={},
-                deadline_s=deadline_s,
+                deadline=deadline,
+                routing=routing,
+                budget=budget,
             )
             try:
                 await search.next_answer()
@@ -255,11 +266,6 @@ class Side:
                 continue
             raise AssertionError(name)
         return 1e6 * (time.perf_counter() - began_s) / len(names)
-
-
-def routing(policy: str) -> Any:
-    """The table ``[routing]`` with a policy."""
-    return Settings(routing={"policy": policy}).routing
 
 
 def cost(options: Any) -> None:
