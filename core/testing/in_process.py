@@ -100,15 +100,25 @@ class _Host(Host):
     def __init__(self, config: ReplicaConfig) -> None:
         super().__init__(config)
         self._streams: list[FrameStream[ToReplica]] = []
+        self._over = False
+
+    async def close(self) -> None:
+        """See `Host.close`; in a process, nobody would be let in any more."""
+        self._over = True
+        await super().close()
 
     def hang_up(self) -> None:
         """What a killed process's kernel does: every connection is over, and there will be no other."""
+        self._over = True
         if self._server is not None:
             self._server.close()
         for stream in self._streams:
             stream.close()
 
     def _welcome(self, stream: FrameStream[ToReplica]) -> None:
+        if self._over:
+            stream.close()
+            return
         self._streams = [one for one in self._streams if not one.gone]
         self._streams.append(stream)
         super()._welcome(stream)
