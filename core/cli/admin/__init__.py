@@ -5,11 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from core.cli.admin import deployments, events, explain, operations
 from core.cli.admin.client import DEFAULT_URL, URL_VARIABLE
-from core.cli.admin.deployments import deployments, limits, set_enabled, set_key
-from core.cli.admin.events import events
-from core.cli.admin.explain import explain
-from core.cli.admin.operations import alias, operate, reload
 
 __all__ = ["add_commands"]
 
@@ -38,23 +35,27 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         command.add_argument("--key", help="the key of its [admin] table; default: $GATEWAY_ADMIN__KEY, admin.key")
         return command
 
-    listing = managing("deployments", deployments, "list the deployments of the running gateway, and what was changed")
+    listing = managing(
+        "deployments", deployments.deployments, "list the deployments of the running gateway, and what was changed"
+    )
     taking_back = listing.add_mutually_exclusive_group()
     taking_back.add_argument(
         "--reset", nargs="+", metavar="NAME", help="take back what was changed of deployments, @backends and aliases"
     )
     taking_back.add_argument("--all", action="store_true", help="take back all that was changed at run time")
     for word, enabled in (("enable", True), ("disable", False)):
-        command = managing(word, set_enabled(enabled), f"{word} a deployment, or a whole backend")
+        command = managing(word, deployments.set_enabled(enabled), f"{word} a deployment, or a whole backend")
         command.add_argument("name", metavar="NAME", help="model@backend, or a backend with --backend")
         command.add_argument("--backend", action="store_true", help="NAME is a backend: all its deployments")
     for key, kind, text in _KEYS:
-        command = managing(key, set_key(key), f"change {text}")
+        command = managing(key, deployments.set_key(key), f"change {text}")
         _add_name(command)
         value = command.add_mutually_exclusive_group(required=True)
         value.add_argument("value", nargs="?", type=kind, metavar="VALUE")
         value.add_argument("--reset", action="store_true", help="as configured")
-    limiting = managing("limits", limits, "print or change how much may wait for each replica of a deployment")
+    limiting = managing(
+        "limits", deployments.limits, "print or change how much may wait for each replica of a deployment"
+    )
     _add_name(limiting)
     limiting.add_argument("--max-waiting", type=int, metavar="REQUESTS")
     limiting.add_argument("--max-waiting-prompt-tokens", type=int, metavar="TOKENS")
@@ -64,14 +65,14 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _add_operations(managing: Add) -> None:
-    naming = managing("alias", alias, "let a name stand for models, in order")
+    naming = managing("alias", operations.alias, "let a name stand for models, in order")
     naming.add_argument("name", metavar="NAME")
     meaning = naming.add_mutually_exclusive_group(required=True)
     meaning.add_argument("models", nargs="*", default=[], metavar="MODEL", help="models, aliases or deployments")
     meaning.add_argument("--remove", action="store_true", help="let it stand for nothing")
     meaning.add_argument("--reset", action="store_true", help="let it stand for what it did at first")
     for action, text in _ACTIONS.items():
-        command = managing(action, operate(action), text)
+        command = managing(action, operations.operate(action), text)
         _add_name(command)
         command.add_argument(
             "--wait",
@@ -81,16 +82,16 @@ def _add_operations(managing: Add) -> None:
             metavar="SECONDS",
             help="return when it is over, and fail if it is not by then; default: %(const)g",
         )
-    reloading = managing("reload", reload, "have the gateway read its configuration again")
+    reloading = managing("reload", operations.reload, "have the gateway read its configuration again")
     reloading.add_argument("--dry-run", action="store_true", help="only print what would change")
 
 
 def _add_questions(managing: Add) -> None:
-    asking = managing("explain", explain, "print where a request would go, and why")
+    asking = managing("explain", explain.explain, "print where a request would go, and why")
     asking.add_argument("model", metavar="MODEL", help="model, alias or deployment")
     asking.add_argument("message", nargs="?", default="Hello", metavar="MESSAGE", help="what a chat would say")
     asking.add_argument("--body", metavar="FILE", help="a request body of any endpoint instead; -: standard input")
-    managing("events", events, "print what happens, as it happens")
+    managing("events", events.events, "print what happens, as it happens")
 
 
 def _add_name(command: argparse.ArgumentParser) -> None:

@@ -17,13 +17,21 @@ import httpx
 from core.cli.common import CommandError
 from core.settings import SettingsError, load_settings
 
-__all__ = ["DEFAULT_URL", "URL_VARIABLE", "Client", "Event", "path_of"]
+__all__ = ["DEFAULT_URL", "URL_VARIABLE", "Client", "Event", "RefusedError", "path_of"]
 
 URL_VARIABLE = "AI_GATEWAY_URL"
 """Not GATEWAY_URL: variables that begin with GATEWAY_ are settings."""
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _TIMEOUT_S = 60.0
+
+
+class RefusedError(CommandError):
+    """The gateway refuses; ``code`` is that of its error."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +121,7 @@ class Client:
         elif not error or error.get("code") == "unknown_url":
             msg = f"{response.url} answered {response.status_code} {response.reason_phrase}: is that an AI gateway?"
         else:
-            msg = str(error["message"])
+            raise RefusedError(str(error["message"]), str(error.get("code")))
         raise CommandError(msg)
 
     @contextlib.contextmanager

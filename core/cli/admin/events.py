@@ -8,7 +8,7 @@ import time
 from datetime import datetime
 from typing import NoReturn
 
-from core.cli.admin.client import Client, Event
+from core.cli.admin.client import Client, Event, RefusedError
 
 __all__ = ["events"]
 
@@ -19,10 +19,14 @@ def events(arguments: argparse.Namespace) -> NoReturn:
     """Print a line for each event until Ctrl-C; listens again when the supervisor was restarted."""
     last_id = ""
     while True:
-        with Client(arguments) as client:
-            for event in client.events("events", last_id=last_id):
-                last_id = event.id or last_id
-                _print(event, as_json=arguments.json)
+        try:
+            with Client(arguments) as client:
+                for event in client.events("events", last_id=last_id):
+                    last_id = event.id or last_id
+                    _print(event, as_json=arguments.json)
+        except RefusedError as error:
+            if error.code != "supervisor_away":
+                raise
         time.sleep(_RECONNECT_S)
 
 

@@ -13,6 +13,8 @@ from core.cli.common import CommandError, print_columns
 
 __all__ = ["explain"]
 
+_KIND = {"model": "a model", "alias": "an alias", "deployment": "a deployment"}
+
 
 def explain(arguments: argparse.Namespace) -> int:
     """Print every candidate for a request, in the order in which they would be asked."""
@@ -22,7 +24,7 @@ def explain(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(told, indent=2))
         return 0
-    print(f"{told['name']} is a {told['kind']}; {told['policy']} ranks (by {told['policy_from']})")
+    print(f"{told['name']} is {_KIND[told['kind']]}; {told['policy']} ranks (by {told['policy_from']})")
     if told["policy_problem"]:
         print(f"the policy: {told['policy_problem']}")
     print_columns(("", "TIER", "RANK", "SCORE", "CANDIDATE", "WHY NOT"), [_row(one) for one in told["candidates"]])
