@@ -121,10 +121,11 @@ class _Builder:
 
     def check_routes(self) -> None:
         """Each ``[routes."name"]`` is of a name that is known, and defines it only if ``[aliases]`` does not."""
+        known = self._known()
         for name, table in sorted(self._settings.routes.items()):
             if table.models is not None and name in self._settings.aliases:
                 self.mistakes.append(f"{self._where(name)}: [aliases] defines {name!r} too; keep one of the two")
-            elif name not in self._known():
+            elif name not in known:
                 self.mistakes.append(f'[routes."{name}"]: without models, it must be of a name: {self._unknown(name)}')
 
     def _where(self, name: str) -> str:
