@@ -178,9 +178,10 @@ class PolicySpec:
     """A way to rank the candidates of one priority tier.
 
     Attributes:
-        name: as written in ``[routing] policy``.
-        policy: called once per HTTP worker with the validated settings; returns the `Policy`.
-        settings: a pydantic model filled from ``[policies.<name>]``.
+        name: as written in ``[routing] policy`` or in that of a route.
+        policy: called with the validated settings, once per HTTP worker for ``[routing]`` and for each route with a
+            policy or settings of its own; returns the `Policy`.
+        settings: a pydantic model filled from ``[policies.<name>]``, and for a route from its ``settings`` over those.
     """
 
     name: str
