@@ -69,3 +69,9 @@ class Ground:
     def faulty(self, drill: Drill) -> dict[str, Any]:
         """What ``/health`` says of the faulty deployment."""
         return self.health.deployment(f"{drill.id}@faults")
+
+    def replica(self, drill: Drill) -> dict[str, Any]:
+        """What it says of the deployment's one replica; all is unknown while the supervisor is away."""
+        unknown = {"state": "unknown", "reason": None, "restarts": 0, "breaker": {"state": "unknown"}}
+        found: dict[str, Any] = next(iter(self.faulty(drill)["replicas"]), unknown)
+        return found

@@ -117,7 +117,7 @@ class _Meeting:
         drill = self._drill
 
         def truth() -> bool:
-            (replica,) = self._ground.faulty(self._drill)["replicas"]
+            replica = self._ground.replica(drill)
             if drill.faults["fault"] == "fail_load":
                 return replica["state"] != "ready" and "fail_load" in (replica["reason"] or "")
             if drill.ends_process and self._ground.hit(self._drill):
