@@ -93,6 +93,11 @@ class Admission:
         self._start_next()
         return ticket
 
+    def bound(self, *, max_waiting: int, max_waiting_prompt_tokens: int) -> None:
+        """Set other bounds; who waits already stays."""
+        self._max_waiting = max_waiting
+        self._max_waiting_prompt_tokens = max_waiting_prompt_tokens
+
     def leave(self, ticket: Ticket) -> None:
         """The ticket's request is over, or gave up waiting; start those who follow."""
         if ticket in self._running:

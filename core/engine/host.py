@@ -30,6 +30,7 @@ from core.wire.frames import (
     Rejected,
     RetireIfIdle,
     RetireReply,
+    SetLimits,
     Status,
     Submit,
     ToReplica,
@@ -58,6 +59,9 @@ class Host:
         self._engine: Engine | None = None
         self._info: EngineInfo | None = None
         self._error: tuple[str, bool] | None = None
+        self._limits = SetLimits(
+            max_waiting=config.max_waiting, max_waiting_prompt_tokens=config.max_waiting_prompt_tokens
+        )
         self._admission = Admission(slots=1, max_waiting=0, max_waiting_prompt_tokens=0)
         self._outstanding = Outstanding()
         self._jobs: set[Job] = set()
@@ -94,8 +98,8 @@ class Host:
         self._engine, self._info = engine, info
         self._admission = Admission(
             slots=max(1, info.slots),
-            max_waiting=self._config.max_waiting,
-            max_waiting_prompt_tokens=self._config.max_waiting_prompt_tokens,
+            max_waiting=self._limits.max_waiting,
+            max_waiting_prompt_tokens=self._limits.max_waiting_prompt_tokens,
         )
         self._outstanding = Outstanding(info.context_tokens)
         self._tell()
@@ -231,6 +235,11 @@ class Host:
         elif isinstance(frame, RetireIfIdle):
             self._retired = self._retired or self._idle.is_set()
             stream.send(RetireReply(retired=self._retired))
+        elif isinstance(frame, SetLimits):
+            self._limits = frame
+            self._admission.bound(
+                max_waiting=frame.max_waiting, max_waiting_prompt_tokens=frame.max_waiting_prompt_tokens
+            )
 
     async def _watch(self, stream: _Stream, interval_s: float) -> None:
         with contextlib.suppress(PeerGoneError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from core.registry.build import build_table, make_launcher, make_observers, make_policies
 from core.registry.generation import Generation, build_generation, receive_generation
+from core.registry.installed import installed_since
 from core.registry.registry import PluginRecord, Registry, RegistryError, load_registry
 from core.registry.weights import DeploymentWeights, FoundWeights
 
@@ -21,6 +22,7 @@ __all__ = [
     "RegistryError",
     "build_generation",
     "build_table",
+    "installed_since",
     "load_registry",
     "make_launcher",
     "make_observers",

@@ -3,31 +3,60 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from core.api.protocols import ReplicaConfig
 from core.routing.table import Deployment
 from core.settings import Settings
 from core.supervisor.replica import Replica
 
-__all__ = ["make_scratch", "new_replicas", "remove_scratch", "replica_config"]
+__all__ = ["make_scratch", "new_replica", "recipe", "remove_scratch", "replica_config"]
+
+_TOLD_TO_OTHERS: Mapping[str, Any] = {
+    "aliases": (),
+    "enabled": True,
+    "priority": 0,
+    "weight": 1.0,
+    "load": "startup",
+    "description": "",
+    "memory_bytes": 0,
+}
+"""What a spec says to HTTP workers and to the supervisor, but not to the replica's process."""
 
 
-def new_replicas(deployment: Deployment, *, missing: str) -> list[Replica]:
-    """Return its replicas as they are before anything has happened; ``missing`` is what its weights lack."""
+def new_replica(deployment: Deployment, index: int, *, disabled: str, missing: str) -> Replica:
+    """Return a replica as it is before anything has happened.
+
+    ``disabled`` says why its deployment is, if it is; ``missing`` is what its weights lack.
+    """
     spec = deployment.spec
-    return [
-        Replica(
-            name=f"{spec.deployment}#{index}",
-            enabled=spec.enabled,
-            at_startup=spec.load == "startup",
-            idle_unload_s=deployment.idle_unload_s,
-            reason=missing,
-        )
-        for index in range(deployment.replicas)
-    ]
+    return Replica(
+        name=f"{spec.deployment}#{index}",
+        enabled=spec.enabled,
+        disabled=disabled,
+        at_startup=spec.load == "startup",
+        idle_unload_s=deployment.idle_unload_s,
+        recipe=recipe(deployment),
+        reason=missing,
+    )
+
+
+def recipe(deployment: Deployment) -> str:
+    """Return what stands for all that a process of the deployment is given and cannot be told later."""
+    given = (
+        dataclasses.replace(deployment.spec, **_TOLD_TO_OTHERS),
+        deployment.backend.engine,
+        deployment.backend.preparation,
+        deployment.settings.model_dump(mode="json"),
+        deployment.python,
+    )
+    return hashlib.sha256(repr(given).encode()).hexdigest()
 
 
 def make_scratch(parent: Path) -> Path:

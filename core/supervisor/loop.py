@@ -6,14 +6,18 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.api.protocols import Launcher, Observer, ReplicaChange
-from core.registry import DeploymentWeights, Registry, build_generation
+from core.observe import configure_logging
+from core.registry import Generation, Registry
 from core.settings import Settings
+from core.supervisor.admin import Administration, Order
 from core.supervisor.control import ControlServer
-from core.supervisor.launch import new_replicas
+from core.supervisor.events import Events
+from core.supervisor.orders import whose_turn
+from core.supervisor.places import Places
 from core.supervisor.replica import Replica
 from core.supervisor.replica_events import (
     Effect,
@@ -22,17 +26,18 @@ from core.supervisor.replica_events import (
     Reported,
     Stop,
     Tick,
+    TurnCame,
     Wanted,
     WeightsFound,
     WeightsMissing,
 )
 from core.supervisor.room import Room, limits_of
 from core.supervisor.slots import Lives, Slot, what_is_missing
-from core.supervisor.snapshot import deployment_status, is_displaced, memory_status, replica_status
+from core.supervisor.snapshot import deployment_status, memory_status, replica_status
 from core.supervisor.state import decide, due_s
 from core.supervisor.store import OverrideStore
 from core.supervisor.words import log_line
-from core.wire.control import Snapshot
+from core.wire.control import AdminReply, BreakerChanged, Change, Configuration, Operate, Reload, Snapshot
 
 __all__ = ["SOCKET_NAME", "Supervisor"]
 
@@ -42,6 +47,8 @@ _log = logging.getLogger(__name__)
 _TICK_S = 1.0
 _WEIGHTS_EVERY_S = 2.0
 _PAUSED_S = 1.0
+_TAKE_OVER_S = 1.0
+"""An HTTP worker that needs longer to take a configuration over is not waited for."""
 
 
 class Supervisor:
@@ -54,6 +61,12 @@ class Supervisor:
         launcher: starts the processes.
         observers: told of each change of state.
         run_dir: private folder for sockets, with a path of at most 80 bytes.
+        read_settings: reads the configuration again, raising `SettingsError`; None: there is none to be read.
+        configuration_replaced: called with the settings that a reload is about to put in effect; may block.
+
+    Attributes:
+        generation: what it runs by.
+        events: what has changed, for those who listen.
     """
 
     def __init__(
@@ -65,18 +78,25 @@ class Supervisor:
         launcher: Launcher,
         observers: Sequence[Observer],
         run_dir: Path,
+        read_settings: Callable[[], Settings] | None = None,
+        configuration_replaced: Callable[[Settings], None] = lambda _: None,
     ) -> None:
-        self._generation = build_generation(registry, configured, store.load(), number=1)
-        self._configuration = self._generation.configuration()
+        self.events = Events(configured.admin.events_kept)
+        self._admin = Administration(
+            registry,
+            store,
+            self.events,
+            read_settings=read_settings,
+            configuration_replaced=configuration_replaced,
+        )
+        self.generation = self._admin.first_generation(configured)
+        self._configuration = self.generation.configuration()
         self._timing = configured.supervisor
         self._observers = observers
         self._sockets = run_dir / "r"
-        self._slots: dict[str, list[Slot]] = {}
-        for id_, deployment in self._generation.table.deployments.items():
-            weights = DeploymentWeights(deployment, configured.weights)
-            replicas = new_replicas(deployment, missing=what_is_missing(weights))
-            self._slots[id_] = [Slot(deployment, weights, replica) for replica in replicas]
-        self._room = Room(limits_of(configured.supervisor), self._all, self._feed, self._evicted)
+        self._places = Places()
+        self._places.arrange(self.generation, self._feed)
+        self._room = Room(limits_of(configured.supervisor), lambda: self._places, self._feed, self._evicted)
         self._lives = Lives(launcher, self._sockets, self._feed, self._room.find)
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = math.inf
@@ -84,15 +104,9 @@ class Supervisor:
         self._looked_s = -math.inf
         self._snapshots = 0
         self._running = False
-        self._stopping = False
+        self.stopping = False
         self._ended = asyncio.Event()
-        self._control = ControlServer(
-            run_dir / SOCKET_NAME,
-            present=lambda: (self._configuration, self.snapshot()),
-            ensure_ready=self.ensure_ready,
-            breaker_changed=lambda _: None,
-            max_frame_bytes=configured.limits.max_frame_bytes,
-        )
+        self._control = ControlServer(run_dir / SOCKET_NAME, self, max_frame_bytes=configured.limits.max_frame_bytes)
 
     # --- for the owner
 
@@ -108,7 +122,7 @@ class Supervisor:
         await self._control.start()
         self._running, self._ticked_s = True, _now_s()
         try:
-            if self._stopping:
+            if self.stopping:
                 self.stop()
             else:
                 self._tick()
@@ -124,7 +138,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """Drain every replica, then let `run` return, after ``drain_timeout_s + kill_after_s`` at most. Idempotent."""
-        if not self._stopping:
+        if not self.stopping:
             _log.info("shutting down: running requests may go on for %g s", self._timing.drain_timeout_s)
         self._stop(Stop())
 
@@ -134,7 +148,7 @@ class Supervisor:
 
     def ensure_ready(self, deployment: str) -> None:
         """A request wants this deployment: all of its replicas that are stopped are started."""
-        for slot in self._slots.get(deployment, ()):
+        for slot in self._places.of(deployment):
             self._feed(slot, Wanted())
 
     def snapshot(self) -> Snapshot:
@@ -143,34 +157,85 @@ class Supervisor:
         now_s = _now_s()
         return Snapshot(
             number=self._snapshots,
-            fingerprint=self._generation.table.fingerprint,
+            fingerprint=self.generation.table.fingerprint,
             supervisor_pid=os.getpid(),
-            draining=self._stopping,
+            draining=self.stopping,
             deployments=tuple(
                 deployment_status(
                     slots[0].deployment,
                     [replica_status(slot.replica, socket=slot.socket, now_s=now_s) for slot in slots],
-                    displaced=any(is_displaced(slot.replica) for slot in slots),
+                    on_demand=any(slot.replica.comes_back for slot in slots),
                 )
-                for slots in self._slots.values()
+                for slots in self._places.by_deployment()
             ),
             memory=memory_status(self._room.used(), self._room.limits),
         )
 
+    def present(self) -> tuple[Configuration, Snapshot]:
+        """See `core.supervisor.control.Desk`."""
+        return self._configuration, self.snapshot()
+
+    def breaker_changed(self, change: BreakerChanged, pid: int) -> None:
+        """See `core.supervisor.control.Desk`."""
+        data = {"state": change.state, "reason": change.reason, "worker_pid": pid}
+        self.events.add("breaker", change.replica, data)
+
+    # --- for operators
+
+    async def execute(self, command: Change | Operate | Reload) -> AdminReply:
+        """Do what is commanded, or say why not; never raises."""
+        return await self._admin.execute(command, self)
+
+    async def take_over(self, generation: Generation) -> None:
+        """See `core.supervisor.admin.Subordinate`."""
+        for warning in sorted(set(generation.table.warnings) - set(self.generation.table.warnings)):
+            _log.warning("%s", warning)
+        if generation.settings.log_level != self.generation.settings.log_level:
+            configure_logging(generation.settings.log_level)
+        self.generation = generation
+        self._configuration = generation.configuration()
+        self._timing = generation.settings.supervisor
+        self._room.limits = limits_of(self._timing)
+        self._places.arrange(generation, self._decide)
+        self._look_for_weights()
+        self._settle()
+        self._control.publish()
+        if not await self._control.taken_over(generation.number, timeout_s=_TAKE_OVER_S):
+            _log.warning(
+                "an HTTP worker has not gone over to generation %d within %g s", generation.number, _TAKE_OVER_S
+            )
+
+    def replicas(self, deployment: str) -> list[Replica]:
+        """See `core.supervisor.admin.Subordinate`."""
+        return [slot.replica for slot in self._places.of(deployment)]
+
+    def order(self, deployment: str, order: Order) -> None:
+        """See `core.supervisor.admin.Subordinate`."""
+        for slot in self._places.of(deployment):
+            self._decide(slot, order)
+        self._settle()
+
     # --- events
 
     def _stop(self, event: Stop) -> None:
-        self._stopping = True
+        self.stopping = True
         if self._running:
             self._feed_all(event)
             self._control.publish()
             self._end_if_over()
 
     def _feed_all(self, event: Event) -> None:
-        for slot in self._all():
-            self._feed(slot, event)
+        for slot in self._places:
+            self._decide(slot, event)
+        self._settle()
 
     def _feed(self, slot: Slot, event: Event) -> None:
+        self._decide(slot, event)
+        if isinstance(event, Reported):
+            self._room.note(slot)
+        self._settle(slot.deployment.id)
+
+    def _decide(self, slot: Slot, event: Event) -> None:
         before = slot.replica
         now_s = _now_s()
         slot.replica, effects = decide(before, event, now_s, self._timing)
@@ -178,24 +243,33 @@ class Supervisor:
             self._tell(before, slot.replica, now_s)
         for effect in effects:
             self._perform(slot, effect)
-        if isinstance(event, Reported):
-            self._room.note(slot)
+        if slot.replica.removed and slot.replica.process is None:
+            self._places.forget(slot)
+            self._control.publish()
+
+    def _settle(self, deployment: str | None = None) -> None:
+        """Do what follows from decisions: about replicas of one deployment, or of all."""
+        groups = self._places.by_deployment() if deployment is None else [self._places.of(deployment)]
+        for slots in groups:
+            turn = whose_turn(slot.replica for slot in slots)
+            for slot in slots:
+                if slot.replica is turn:
+                    self._decide(slot, TurnCame())
         self._room.look()
         self._end_if_over()
         self._arm()
 
     def _end_if_over(self) -> None:
-        if self._stopping and not any(slot.replica.process for slot in self._all()):
+        if self.stopping and not any(slot.replica.process for slot in self._places):
             self._ended.set()
-
-    def _all(self) -> list[Slot]:
-        return [slot for slots in self._slots.values() for slot in slots]
 
     def _tell(self, before: Replica, after: Replica, now_s: float) -> None:
         self._control.publish()
         _log.log(*log_line(before, after, now_s=now_s, log_dir=self._timing.log_dir))
         if before.state == after.state:
             return
+        data = {"before": before.state, "after": after.state, "reason": after.reason}
+        self.events.add("replica", after.name, data)
         change = ReplicaChange(replica=after.name, before=before.state, after=after.state, reason=after.reason)
         for observer in self._observers:
             try:
@@ -205,13 +279,14 @@ class Supervisor:
 
     def _evicted(self, deployment: str, needed_for: str) -> None:
         _log.info("%s is unloaded to make room for %s", deployment, needed_for)
+        self.events.add("evicted", deployment, {"needed_for": needed_for})
 
     # --- effects
 
     def _perform(self, slot: Slot, effect: Effect) -> None:
         match effect:
             case Effect.LAUNCH:
-                self._lives.begin(slot, self._generation)
+                self._lives.begin(slot, self.generation)
             case Effect.ASK_TO_RETIRE if slot.watcher is not None:
                 slot.watcher.ask_to_retire()
             case Effect.TERMINATE if slot.process is not None:
@@ -226,7 +301,7 @@ class Supervisor:
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        dues = (due_s(slot.replica, self._timing) for slot in self._all())
+        dues = (due_s(slot.replica, self._timing) for slot in self._places)
         at_s = min((due for due in dues if due is not None), default=self._ticked_s + _TICK_S)
         self._due_s = min(at_s, self._ticked_s + _TICK_S)
         self._timer = asyncio.get_running_loop().call_at(self._due_s, self._tick)
@@ -251,15 +326,15 @@ class Supervisor:
             self._arm()
 
     def _look_for_weights(self) -> None:
-        for slots in self._slots.values():
+        for slots in self._places.by_deployment():
             absent = [slot for slot in slots if slot.replica.state == "absent"]
             if absent:
                 missing = what_is_missing(slots[0].weights)
                 for slot in absent:
-                    self._feed(slot, WeightsMissing(None, missing) if missing else WeightsFound())
+                    self._decide(slot, WeightsMissing(None, missing) if missing else WeightsFound())
 
     def _log_absent(self) -> None:
-        for slot in self._all():
+        for slot in self._places:
             if slot.replica.state == "absent" and slot.replica.enabled:
                 _log.warning("%s: absent: %s", slot.replica.name, slot.replica.reason)
 

@@ -45,13 +45,13 @@ def may_ask_again(replica: Replica, now_s: float) -> Decision:
 
 def room_free(replica: Replica, now_s: float) -> Decision:
     """There is memory again."""
-    waits = replica.state == "stopped" and replica.displaced and replica.enabled and not replica.stopping
+    waits = replica.state == "stopped" and replica.displaced and replica.may_run
     return start(replica, now_s) if waits else (replica, ())
 
 
 def give_way(replica: Replica, deployment: str, now_s: float) -> Decision:
     """It is to make room for ``deployment``, if it is idle."""
     process = replica.process
-    if replica.state != "ready" or process is None or process.asked_to_retire or process.killed:
+    if replica.state != "ready" or process is None or process.killed:
         return replica, ()
     return ask_to_retire(replica, replace(process, gives_way_to=deployment), now_s)

@@ -21,6 +21,7 @@ class Process:
 
     Attributes:
         start: number of this start of the replica; 1 is the first.
+        recipe: `Replica.recipe` when it was started.
         launched_s: when its launch was decided, or when there was memory for it.
         demanded: somebody waits for it, so that others may be unloaded for it.
         promised: memory that is kept for it until it is ready; None: it may not be launched yet.
@@ -41,6 +42,7 @@ class Process:
 
     start: int
     launched_s: float
+    recipe: str = ""
     demanded: bool = False
     promised: Bytes | None = None
     gives_way_to: str = ""
@@ -73,9 +75,9 @@ class Replica:
         idle_unload_s: unload after this time without requests; None: never.
         removed: the configuration has no such replica any more; forgotten once it has no process.
         out: how an operator took it out of service; empty: nobody did.
-        stale: its process shall be replaced, in its turn: because somebody asked for a ``restart``, or because what
-            it was given is not what is ``configured`` now.
-        renewing: it is being replaced, and neither ready nor failed yet.
+        recipe: stands for all that its next process is given; another one, another process.
+        restart: an operator wants another process, in its turn.
+        renewing: its process is being replaced; over when it is ready or has failed.
         reason: why it is in this state, for people.
         stopping: the gateway shuts down; nothing is started any more.
         wanted: somebody needs it who found it ending, or about to; it starts again right after.
@@ -94,7 +96,8 @@ class Replica:
     idle_unload_s: float | None = None
     removed: bool = False
     out: Literal["", "unloaded", "drained"] = ""
-    stale: Literal["", "restart", "configured"] = ""
+    recipe: str = ""
+    restart: bool = False
     renewing: bool = False
     state: ReplicaState = "absent"
     reason: str = ""
@@ -111,6 +114,14 @@ class Replica:
     def may_run(self) -> bool:
         """Whether it may have a process that takes requests."""
         return self.enabled and not self.removed and not self.stopping
+
+    @property
+    def stale(self) -> bool:
+        """Whether its process is to be replaced, in its turn."""
+        process = self.process
+        if process is None or process.retiring or self.out or not self.may_run:
+            return False
+        return self.restart or process.recipe != self.recipe
 
     @property
     def comes_back(self) -> bool:

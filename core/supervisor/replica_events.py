@@ -144,10 +144,9 @@ class RetireAnswered:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Configured:
-    """What the configuration says of it from now on, whether that is new or not.
+    """What the configuration says of it from now on, whether that is new or not: fields of `Replica`.
 
     Attributes:
-        changed: what its process is given is not what it was.
         missing: what its weights lack; empty when nothing.
     """
 
@@ -155,7 +154,7 @@ class Configured:
     disabled: str
     at_startup: bool
     idle_unload_s: float | None
-    changed: bool = False
+    recipe: str
     missing: str = ""
 
 

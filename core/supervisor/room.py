@@ -133,7 +133,6 @@ class Room:
         """Call it every second: load what was refused and fits now, and look whether anybody has grown."""
         for slot, wish in tuple(self._refused.items()):
             self._reconsider(slot, wish)
-        self.look()
         self._warn_of_growth()
 
     def _warn_of_growth(self) -> None:

@@ -25,7 +25,7 @@ from core.supervisor.replica_events import (
     WeightsMissing,
 )
 from core.supervisor.watch import Watcher
-from core.wire.frames import RetireReply, Status
+from core.wire.frames import RetireReply, SetLimits, Status
 
 __all__ = ["Lives", "Slot", "what_is_missing"]
 
@@ -42,6 +42,23 @@ class Slot:
     socket: str | None = None
     process: ReplicaProcess | None = None
     watcher: Watcher | None = None
+    limits: SetLimits | None = None
+    """What the process was told of its queue."""
+
+    @property
+    def index(self) -> int:
+        """The number behind ``#``."""
+        return int(self.replica.name.rpartition("#")[2])
+
+    def tell_limits(self) -> None:
+        """Tell the process the bounds of its queue, if they are not what it knows."""
+        wanted = SetLimits(
+            max_waiting=self.deployment.max_waiting,
+            max_waiting_prompt_tokens=self.deployment.max_waiting_prompt_tokens,
+        )
+        if self.watcher is not None and wanted != self.limits:
+            self.limits = wanted
+            self.watcher.set_limits(wanted)
 
 
 class Lives:
@@ -66,7 +83,9 @@ class Lives:
 
     def begin(self, slot: Slot, generation: Generation) -> None:
         """Launch a process for ``slot`` as ``generation`` says; its number is ``slot.replica.starts``."""
-        life = asyncio.get_running_loop().create_task(self._live(slot, slot.replica.starts, generation))
+        # What is configured now, not when its turn comes: the replica says what it was started from.
+        living = self._live(slot, slot.replica.starts, slot.deployment, slot.weights, generation)
+        life = asyncio.get_running_loop().create_task(living)
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)
 
@@ -74,10 +93,12 @@ class Lives:
         """Wait until all have ended; none may begin any more."""
         await asyncio.gather(*self._lives, return_exceptions=True)
 
-    async def _live(self, slot: Slot, start: int, generation: Generation) -> None:
+    async def _live(
+        self, slot: Slot, start: int, deployment: Deployment, of: DeploymentWeights, generation: Generation
+    ) -> None:
         scratch = None
         try:
-            weights = slot.weights.find()
+            weights = of.find()
             if weights.missing:
                 self._feed(slot, WeightsMissing(start, weights.missing))
                 return
@@ -85,7 +106,7 @@ class Lives:
                 return
             scratch = make_scratch(self._folder)
             config = replica_config(
-                slot.deployment,
+                deployment,
                 slot.replica.name,
                 weights=weights.path,
                 scratch=scratch,
@@ -93,7 +114,8 @@ class Lives:
                 fingerprint=generation.table.fingerprint,
             )
             interval_s = generation.settings.supervisor.status_interval_s
-            event: Event = Exited(start, await self._watch_over(slot, start, config, interval_s), _jitter())
+            end = await self._watch_over(slot, start, config, deployment.python, interval_s)
+            event: Event = Exited(start, end, _jitter())
         except (OSError, PreparationError) as error:
             event = LaunchFailed(start, str(error), _jitter())
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises must not leave it starting for ever
@@ -106,9 +128,14 @@ class Lives:
         if scratch is not None:
             await asyncio.to_thread(remove_scratch, scratch)
 
-    async def _watch_over(self, slot: Slot, start: int, config: ReplicaConfig, interval_s: float) -> ReplicaExit:
-        slot.process = process = await self._launcher.launch(config, python=slot.deployment.python)
+    async def _watch_over(
+        self, slot: Slot, start: int, config: ReplicaConfig, python: str | None, interval_s: float
+    ) -> ReplicaExit:
+        slot.process = process = await self._launcher.launch(config, python=python)
         slot.socket = config.socket
+        slot.limits = SetLimits(
+            max_waiting=config.max_waiting, max_waiting_prompt_tokens=config.max_waiting_prompt_tokens
+        )
         self._feed(slot, Launched(start, process.pid))
 
         def hear(frame: Status | RetireReply) -> None:
@@ -125,6 +152,7 @@ class Lives:
             interval_s=interval_s,
             max_frame_bytes=config.max_frame_bytes,
         )
+        slot.tell_limits()  # they may have changed since its configuration was written
         watching = asyncio.create_task(slot.watcher.run())
         try:
             return await process.wait()

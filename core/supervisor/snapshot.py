@@ -12,7 +12,7 @@ from core.supervisor.memory import Bytes, Limits
 from core.supervisor.replica import Replica
 from core.wire.control import DeploymentStatus, MemoryStatus, ReplicaStatus
 
-__all__ = ["deployment_status", "is_displaced", "memory_status", "replica_status"]
+__all__ = ["deployment_status", "memory_status", "replica_status"]
 
 _BEST_FIRST: tuple[ReplicaState, ...] = ("ready", "draining", "starting", "stopped", "failed", "absent")
 
@@ -37,11 +37,6 @@ def replica_status(replica: Replica, *, socket: str | None, now_s: float) -> Rep
     )
 
 
-def is_displaced(replica: Replica) -> bool:
-    """Whether it has no memory, or gives it away, and a request may have it loaded again."""
-    return bool(replica.displaced) or (replica.process is not None and bool(replica.process.gives_way_to))
-
-
 def memory_status(used: Bytes, limits: Limits) -> MemoryStatus:
     """Return what all replicas take together, and may take."""
     return MemoryStatus(
@@ -53,15 +48,15 @@ def memory_status(used: Bytes, limits: Limits) -> MemoryStatus:
 
 
 def deployment_status(
-    deployment: Deployment, replicas: Sequence[ReplicaStatus], *, displaced: bool = False
+    deployment: Deployment, replicas: Sequence[ReplicaStatus], *, on_demand: bool
 ) -> DeploymentStatus:
-    """Return a deployment's status: its best replica's state and reason; ``displaced`` if any of them is."""
+    """Return a deployment's status: its best replica's state and reason; ``on_demand``: a request may load it."""
     best = min(replicas, key=lambda replica: _BEST_FIRST.index(replica.state))
     return DeploymentStatus(
         deployment=deployment.spec.deployment,
         state=best.state,
         reason=best.reason,
-        on_demand=deployment.on_demand or displaced,
+        on_demand=on_demand,
         enabled=deployment.spec.enabled,
         replicas=tuple(replicas),
     )

@@ -16,33 +16,44 @@ from operator import itemgetter
 from core.api.protocols import ReplicaState
 from core.settings import SupervisorTable
 from core.supervisor.making_room import await_room, give_way, may_ask_again, room_free
+from core.supervisor.orders import obey_configuration, obey_operator
 from core.supervisor.replica import Process, Replica
 from core.supervisor.replica_events import (
     AwaitsRoom,
+    Configured,
+    DrainOrdered,
     Effect,
     Event,
     Exited,
     GiveWay,
     Launched,
     LaunchFailed,
+    LoadOrdered,
     NoRoom,
     Overslept,
+    Removed,
     Reported,
+    RestartOrdered,
     RetireAnswered,
     RoomFound,
     RoomFree,
     Stop,
     Tick,
+    TurnCame,
+    UnloadOrdered,
     Wanted,
     WeightsFound,
     WeightsMissing,
 )
-from core.supervisor.steps import Decision, ask_to_retire, drain, ended, kill, start
+from core.supervisor.steps import Decision, ask_to_retire, drain, end_loading, ended, kill, rest, start
 from core.supervisor.words import describe_end
 from core.wire.exits import ExitCode
 from core.wire.frames import Status
 
 __all__ = ["Decision", "decide", "due_s"]
+
+_ANSWER_S = 2.0
+"""A question that was not answered for so long was lost with the connection."""
 
 
 # --- decisions ----------------------------------------------------------------------------------
@@ -50,6 +61,13 @@ __all__ = ["Decision", "decide", "due_s"]
 
 def decide(replica: Replica, event: Event, now_s: float, timing: SupervisorTable) -> Decision:
     """Return the replica after ``event`` and what is to be done now."""
+    replica, effects = _decided(replica, event, now_s, timing)
+    if replica.renewing and replica.state not in {"draining", "starting"}:
+        replica = replace(replica, renewing=False)
+    return replica, effects
+
+
+def _decided(replica: Replica, event: Event, now_s: float, timing: SupervisorTable) -> Decision:
     match event:
         case WeightsFound():
             decision = _weights_found(replica, now_s)
@@ -61,6 +79,10 @@ def decide(replica: Replica, event: Event, now_s: float, timing: SupervisorTable
             decision = room_free(replica, now_s)
         case GiveWay(deployment):
             decision = give_way(replica, deployment, now_s)
+        case Configured() | Removed():
+            decision = obey_configuration(replica, event, now_s, timing)
+        case LoadOrdered() | UnloadOrdered() | DrainOrdered() | RestartOrdered() | TurnCame():
+            decision = obey_operator(replica, event, now_s, timing)
         case Stop(now):
             decision = _stop(replica, now_s, timing, at_once=now)
         case Tick():
@@ -122,23 +144,21 @@ def _about_process(
 def _weights_found(replica: Replica, now_s: float) -> Decision:
     if replica.state != "absent":
         return replica, ()
-    if not replica.enabled:
-        return replace(replica, state="stopped", reason="disabled in the configuration"), ()
-    if replica.at_startup and not replica.stopping:
-        return start(replica, now_s)
-    return replace(replica, state="stopped", reason="loads at the first request"), ()
+    wakes = replica.may_run and replica.at_startup and not replica.out
+    return start(replica, now_s) if wakes else (rest(replica), ())
 
 
 def _wanted(replica: Replica, now_s: float) -> Decision:
-    if not replica.enabled or replica.stopping:
+    if not replica.may_run or replica.out == "drained":
         return replica, ()
     if (process := replica.process) is not None:
         # A request that finds the replica unloading would wait for nothing. The replica may have refused it
         # already while its answer to our question is still on the way.
-        wanted = process.retiring or process.asked_to_retire
-        return replace(replica, wanted=wanted, process=replace(process, demanded=True)), ()
+        ending = (process.retiring or process.asked_to_retire) and replica.comes_back
+        return replace(replica, wanted=replica.wanted or ending, process=replace(process, demanded=True)), ()
     retry = replica.state == "failed" and replica.start_at_s is not None and replica.start_at_s <= now_s
-    return start(replica, now_s, demanded=True) if retry or replica.state == "stopped" else (replica, ())
+    wakes = replica.state == "stopped" and replica.comes_back
+    return start(replica, now_s, demanded=True) if retry or wakes else (replica, ())
 
 
 def _launched(replica: Replica, process: Process) -> Decision:
@@ -166,7 +186,7 @@ def _reported(replica: Replica, process: Process, status: Status, now_s: float, 
     replica = replace(replica, process=process)
     if process.killed:
         return replica, ()
-    if status.error is not None and not process.verdict and replica.state in {"starting", "ready"}:
+    if status.error is not None and not process.verdict and (replica.state != "draining" or process.leaving):
         # It could not load, or its engine broke, and exits by itself; a bounded wait gets its resources back if not.
         process = replace(
             process,
@@ -174,23 +194,30 @@ def _reported(replica: Replica, process: Process, status: Status, now_s: float, 
             permanent=status.error_permanent,
             kill_at_s=now_s + timing.kill_after_s,
         )
-        replica = replace(replica, process=process, state="starting", reason=status.error)
+        state: ReplicaState = "draining" if replica.state == "draining" else "starting"
+        replica = replace(replica, process=process, state=state, reason=status.error)
     elif replica.state == "starting" and status.info is not None and not process.verdict and not status.draining:
         process = replace(process, ready_s=now_s, progress_s=now_s, active_s=now_s)
         replica = replace(replica, process=process, state="ready", reason="", displaced="")
     elif replica.state == "ready" and status.draining:
         # It drains already; a second SIGTERM would cut what it still runs.
         replica, _ = drain(replica, process, "it was told to end by somebody else", now_s, timing)
+    elif process.leaving and not (load.running or load.waiting):
+        answered = not process.asked_to_retire or now_s - process.active_s > _ANSWER_S
+        return ask_to_retire(replica, process, now_s) if answered else (replica, ())
     return replica, ()
 
 
 def _retire_answered(
     replica: Replica, process: Process, now_s: float, timing: SupervisorTable, *, retired: bool
 ) -> Decision:
-    process = replace(process, asked_to_retire=False, retiring=retired and replica.state == "ready")
-    if not process.retiring:
+    ends = retired and (replica.state == "ready" or process.leaving)
+    process = replace(process, asked_to_retire=False, retiring=process.retiring or ends)
+    if not ends:
         process = replace(process, gives_way_to="", active_s=now_s)  # a request came before the question
-        return replace(replica, process=process, wanted=False), ()
+        return replace(replica, process=process, wanted=replica.wanted and replica.state != "ready"), ()
+    if process.leaving:
+        return drain(replica, process, replica.reason, now_s, timing)
     if process.gives_way_to:
         return drain(replica, process, f"unloading to make room for {process.gives_way_to}", now_s, timing)
     return drain(replica, process, "unloading: it was idle", now_s, timing)
@@ -208,10 +235,8 @@ def _stop(replica: Replica, now_s: float, timing: SupervisorTable, *, at_once: b
         process = replace(process, killed=True)
         return replace(replica, state="draining", reason=reason, process=process), (Effect.KILL,)
     if replica.state == "starting":
-        # Nothing is running on it yet: no drain time.
-        process = replace(process, kill_at_s=now_s + timing.kill_after_s)
-        return replace(replica, state="draining", reason=reason, process=process), (Effect.TERMINATE,)
-    if replica.state == "ready":
+        return end_loading(replica, process, reason, now_s, timing)
+    if replica.state == "ready" or process.kill_at_s is None:
         return drain(replica, process, reason, now_s, timing)
     return replica, ()
 
@@ -239,5 +264,5 @@ def _deadlines(replica: Replica, timing: SupervisorTable) -> Iterator[tuple[floa
         if process.load.running:
             verdict = f"hung: no step in {limit_s:g} s with {process.load.running} running"
             yield process.progress_s + limit_s, partial(kill, replica, process, verdict)
-        elif replica.idle_unload_s is not None and not process.load.waiting:
+        elif replica.state == "ready" and replica.idle_unload_s is not None and not process.load.waiting:
             yield process.active_s + replica.idle_unload_s, partial(ask_to_retire, replica, process)

@@ -1,4 +1,4 @@
-"""The supervisor's connection to one replica: hears how it is, asks it to retire."""
+"""The supervisor's connection to one replica: hears how it is, asks it to retire, tells it its limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from core.wire.frames import PROTOCOL, FromReplica, Hello, RetireIfIdle, RetireReply, Status, Watch, Welcome
+from core.wire.frames import PROTOCOL, FromReplica, Hello, RetireIfIdle, RetireReply, SetLimits, Status, Watch, Welcome
 from core.wire.stream import FrameStream, PeerGoneError, connect
 
 __all__ = ["Watcher"]
@@ -38,6 +38,7 @@ class Watcher:
         self._fingerprint = fingerprint
         self._interval_s = interval_s
         self._max_frame_bytes = max_frame_bytes
+        self._limits: SetLimits | None = None
         self._stream: FrameStream[FromReplica] | None = None
 
     async def run(self) -> None:
@@ -56,6 +57,12 @@ class Watcher:
         if self._stream is not None and not self._stream.gone:
             self._stream.send(RetireIfIdle())
 
+    def set_limits(self, limits: SetLimits) -> None:
+        """Tell the replica the bounds of its queue, now or when it listens."""
+        self._limits = limits
+        if self._stream is not None and not self._stream.gone:
+            self._stream.send(limits)
+
     async def _watch(self) -> None:
         stream: FrameStream[FromReplica] = await connect(
             self._socket,
@@ -65,6 +72,8 @@ class Watcher:
         try:
             stream.send(Hello(protocol=PROTOCOL, fingerprint=self._fingerprint, peer="supervisor"))
             stream.send(Watch(interval_s=self._interval_s))
+            if self._limits is not None:
+                stream.send(self._limits)
             self._stream = stream
             while True:
                 for frame in await stream.receive():

@@ -8,7 +8,7 @@ from pathlib import Path
 from core.api.protocols import ReplicaExit
 from core.supervisor.replica import Replica
 
-__all__ = ["describe_end", "log_line"]
+__all__ = ["describe_end", "log_line", "why_stopped"]
 
 _REASON_LINES = 3
 
@@ -24,6 +24,20 @@ def describe_end(end: ReplicaExit) -> str:
     return f"{how}: {' | '.join(words[-_REASON_LINES:])}" if words else how
 
 
+def why_stopped(replica: Replica) -> str:
+    """Return why a replica has no process, or shall have none soon."""
+    if replica.stopping:
+        return "the gateway is shutting down"
+    if replica.removed:
+        return "it is not configured any more"
+    if not replica.enabled:
+        return replica.disabled
+    if replica.out:
+        load = f"load it again with: python -m core load {replica.name.rpartition('#')[0]}"
+        return f"{replica.out} by an operator; {'loads at the next request' if replica.comes_back else load}"
+    return "unloaded: it was idle" if replica.starts else "loads at the first request"
+
+
 def log_line(before: Replica, after: Replica, *, now_s: float, log_dir: Path) -> tuple[int, str]:
     """Level and text of the log line for a change: what happened, what will be done, what the operator can do."""
     text = f"{after.name}: {after.state}"
@@ -31,9 +45,10 @@ def log_line(before: Replica, after: Replica, *, now_s: float, log_dir: Path) ->
         text += f" (was {before.state})"
     if after.reason:
         text += f": {after.reason}"
-    if after.failures == before.failures or after.process is not None:
+    if after.failures <= before.failures or after.process is not None:
         return logging.INFO, text
     wait = None if after.start_at_s is None else f"{after.start_at_s - now_s:.1f} s"
-    plan = f"starting it again in {wait}" if wait else "not starting it again; remove the cause and restart the gateway"
+    load = f"remove the cause, then: python -m core load {after.name.rpartition('#')[0]}"
+    plan = f"starting it again in {wait}" if wait else f"not starting it again; {load}"
     level = logging.ERROR if after.state == "failed" else logging.WARNING
     return level, f"{text}; {plan}; its log is in {log_dir}"

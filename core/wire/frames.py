@@ -14,7 +14,7 @@ union of their direction; anything else is a `FrameError` and ends the connectio
                                    <-   Done | Failed      then the connection is free for the next Submit
 
 Closing the connection is cancel; EOF is the replica's death. The supervisor speaks to a replica the
-same way, with `Watch` (answered by a `Status` at once and every ``interval_s``) and `RetireIfIdle`.
+same way, with `Watch` (answered by a `Status` at once and every ``interval_s``), `RetireIfIdle` and `SetLimits`.
 
 `core.wire.control` has the frames between HTTP workers and the supervisor.
 """
@@ -53,6 +53,7 @@ __all__ = [
     "Rejected",
     "RetireIfIdle",
     "RetireReply",
+    "SetLimits",
     "Status",
     "Submit",
     "ToReplica",
@@ -102,6 +103,13 @@ class Watch(Frame, frozen=True, kw_only=True, tag="watch"):
 
 class RetireIfIdle(Frame, frozen=True, kw_only=True, tag="retire"):
     """Stop admitting for ever if nothing is running or waiting; answered by `RetireReply`."""
+
+
+class SetLimits(Frame, frozen=True, kw_only=True, tag="set_limits"):
+    """From now on at most so much waits: the fields of `core.api.protocols.ReplicaConfig`. What waits already stays."""
+
+    max_waiting: int
+    max_waiting_prompt_tokens: int
 
 
 class Welcome(Frame, frozen=True, kw_only=True, tag="welcome"):
@@ -173,7 +181,7 @@ class RetireReply(Frame, frozen=True, kw_only=True, tag="retired"):
     retired: bool
 
 
-ToReplica = Hello | Submit | Watch | RetireIfIdle
+ToReplica = Hello | Submit | Watch | RetireIfIdle | SetLimits
 FromReplica = (
     Welcome
     | Accepted

@@ -8,7 +8,9 @@ import socket
 import pytest
 
 from core.supervisor.control import ControlServer
+from core.supervisor.events import Events
 from core.wire.control import (
+    AdminReply,
     BreakerChanged,
     Configuration,
     ControlHello,
@@ -35,15 +37,24 @@ class Desk:
         self.padding = ""
         self.configuration = Configuration(generation=1, settings=b"{}", overrides=Overrides())
         self.wanted: list[str] = []
-        self.breakers: list[BreakerChanged] = []
+        self.breakers: list[tuple[BreakerChanged, int]] = []
         self.asked = asyncio.Event()
-        self.server = ControlServer(
-            path,
-            present=lambda: (self.configuration, self.snapshot()),
-            ensure_ready=self.ensure_ready,
-            breaker_changed=self.breakers.append,
-            max_frame_bytes=LIMIT_BYTES,
-        )
+        self.events = Events(5)
+        self.commands: list[object] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.server = ControlServer(path, self, max_frame_bytes=LIMIT_BYTES)
+
+    def present(self):
+        return self.configuration, self.snapshot()
+
+    def breaker_changed(self, change: BreakerChanged, pid: int) -> None:
+        self.breakers.append((change, pid))
+
+    async def execute(self, command) -> AdminReply:
+        await self.may_answer.wait()
+        self.commands.append(command)
+        return AdminReply(status=409, message="no")
 
     def snapshot(self) -> Snapshot:
         self.built += 1
@@ -158,7 +169,7 @@ async def test_what_a_worker_says_of_its_breakers_is_handed_on(desk):
     changed = BreakerChanged(replica="a@b#0", state="open", reason="it died")
     stream = await desk.client(HELLO, changed, EnsureReady(deployment="a@b"))
     await desk.asked.wait()
-    assert desk.breakers == [changed]
+    assert desk.breakers == [(changed, 1)]
     stream.close()
 
 

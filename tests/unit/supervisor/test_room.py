@@ -14,7 +14,7 @@ from core.api import EngineInfo, Load, ModelSpec, ReplicaExit
 from core.routing.table import Deployment
 from core.settings import SupervisorTable
 from core.supervisor.memory import Bytes, Limits
-from core.supervisor.replica import Replica
+from core.supervisor.replica import Process, Replica
 from core.supervisor.replica_events import (
     Effect,
     Exited,
@@ -310,6 +310,13 @@ def test_who_is_stopped_waits_no_longer():
         assert "b" not in world.alive
 
     run(live())
+
+
+@pytest.mark.parametrize("state", ["absent", "stopped", "starting", "draining", "failed"])
+def test_only_who_is_ready_can_give_way(state):
+    process = Process(start=1, launched_s=0.0) if state in {"starting", "draining"} else None
+    replica = Replica(name="m@b#0", state=state, process=process)
+    assert decide(replica, GiveWay("x@y"), 5.0, TIMING) == (replica, ())
 
 
 def test_a_start_that_nobody_asked_for_makes_nobody_leave():

@@ -57,7 +57,7 @@ def test_a_deployment_is_as_good_as_its_best_replica(states, best):
         replica_status(Replica(name=f"m@b#{index}", state=state, reason=state), socket=None, now_s=0)
         for index, state in enumerate(states)
     ]
-    status = deployment_status(DEPLOYMENT, replicas)
+    status = deployment_status(DEPLOYMENT, replicas, on_demand=True)
     assert (status.deployment, status.state, status.reason) == ("m@b", best, best)
     assert (status.on_demand, status.enabled, len(status.replicas)) == (True, False, 2)
 
@@ -71,5 +71,5 @@ def test_the_log_says_what_happened_and_what_comes_next():
     after = replace(after, state="failed", start_at_s=None)
     level, text = log_line(before, after, now_s=10, log_dir=Path("/logs"))
     assert level == logging.ERROR
-    assert "remove the cause and restart the gateway" in text
+    assert "remove the cause, then: python -m core load m@b" in text
     assert log_line(after, before, now_s=10, log_dir=Path("/logs")) == (logging.INFO, "m@b#0: ready (was failed)")

@@ -1,0 +1,234 @@
+"""What operators command: each is checked whole, then done whole, or refused with all that is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from core.registry import Generation, Registry, build_generation, installed_since
+from core.settings import Settings, SettingsError
+from core.supervisor.events import Events
+from core.supervisor.overrides import Known, RefusedError, apply, joined, parted, sensible, why_disabled
+from core.supervisor.reload import difference, with_what_stays
+from core.supervisor.replica import Replica
+from core.supervisor.replica_events import DrainOrdered, LoadOrdered, RestartOrdered, UnloadOrdered
+from core.supervisor.store import OverrideStore, StoreError
+from core.wire.control import Action, AdminReply, Change, Operate, Overrides, Reload
+from core.words import did_you_mean
+
+__all__ = ["Administration", "Order", "Subordinate"]
+
+_log = logging.getLogger(__name__)
+Order = LoadOrdered | UnloadOrdered | DrainOrdered | RestartOrdered
+_ORDERS: dict[Action, Order] = {
+    "load": LoadOrdered(),
+    "unload": UnloadOrdered(),
+    "drain": DrainOrdered(),
+    "restart": RestartOrdered(),
+}
+Sensible = tuple[Generation, Overrides, dict[str, str]]
+_STARTING: frozenset[Action] = frozenset({"load", "restart"})
+
+
+class Subordinate(Protocol):
+    """Who carries it out: `core.supervisor.loop.Supervisor`.
+
+    Attributes:
+        generation: what it runs by.
+        stopping: whether it shuts down.
+    """
+
+    @property
+    def generation(self) -> Generation: ...  # noqa: D102 - see above
+    @property
+    def stopping(self) -> bool: ...  # noqa: D102 - see above
+
+    async def take_over(self, generation: Generation) -> None:
+        """Run by another generation from now on; return when the HTTP workers do too, or are too slow."""
+        ...
+
+    def replicas(self, deployment: str) -> Sequence[Replica]:
+        """Return a deployment's replicas."""
+        ...
+
+    def order(self, deployment: str, order: Order) -> None:
+        """Tell all replicas of a deployment."""
+        ...
+
+
+class Administration:
+    """Executes commands, one at a time.
+
+    Args:
+        read_settings: reads the configuration again, raising `SettingsError`; None: there is none to be read.
+        configuration_replaced: called with the settings that a reload has put in effect; may block.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: OverrideStore,
+        events: Events,
+        *,
+        read_settings: Callable[[], Settings] | None,
+        configuration_replaced: Callable[[Settings], None],
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._events = events
+        self._read_settings = read_settings
+        self._configuration_replaced = configuration_replaced
+        self._dormant = Overrides()
+        self._one_at_a_time = asyncio.Lock()
+
+    def first_generation(self, configured: Settings) -> Generation:
+        """Build what is configured and was changed before.
+
+        Raises:
+            SettingsError: the configuration makes no table.
+        """
+        return self._in_effect(*self._sensible(configured, self._store.load(), number=1))
+
+    async def execute(self, command: Change | Operate | Reload, who: Subordinate) -> AdminReply:
+        """Do what is commanded, or say why not; never raises."""
+        async with self._one_at_a_time:
+            try:
+                body = await self._do(command, who)
+            except RefusedError as refused:
+                return AdminReply(status=refused.status, code=refused.code, message=refused.message)
+            except Exception:  # noqa: BLE001 - one command's failure is not the supervisor's
+                _log.exception("a command failed by a mistake of the gateway")
+                message = "This failed by a mistake of the gateway; the supervisor's log has the details."
+                return AdminReply(status=500, code="internal_error", message=message)
+        return AdminReply(body=msgspec.json.encode(body))
+
+    async def _do(self, command: Change | Operate | Reload, who: Subordinate) -> Any:
+        """Return the body of the reply.
+
+        Raises:
+            RefusedError: nothing was done.
+        """
+        if who.stopping:
+            raise RefusedError(409, "shutting_down", "The gateway is shutting down.")
+        match command:
+            case Change():
+                return await self._change(command, who)
+            case Operate(deployment=deployment, action=action):
+                return self._operate(deployment, action, who)
+            case Reload(dry_run=dry_run):
+                return await self._reload(who, dry_run=dry_run)
+
+    # --- changes
+
+    async def _change(self, command: Change, who: Subordinate) -> Overrides:
+        before = who.generation
+        kept = joined(self._dormant, before.overrides)
+        wanted = apply(kept, command, self._known(before))
+        if wanted == kept:
+            return kept
+        active, dormant = parted(wanted, self._dormant, command)
+        try:
+            generation = build_generation(self._registry, before.configured, active, number=before.number + 1)
+        except SettingsError as error:
+            raise RefusedError(400, "invalid_value", str(error)) from error
+        try:
+            await asyncio.to_thread(self._store.save, wanted)
+        except StoreError as error:
+            _log.error("%s", error)
+            raise RefusedError(409, "not_kept", f"Nothing was changed: {error}.") from error
+        self._dormant = dormant
+        _log.info("generation %d: changed at run time: %s", generation.number, msgspec.json.encode(wanted).decode())
+        self._events.add("overrides", data=msgspec.to_builtins(wanted))
+        await who.take_over(generation)
+        return wanted
+
+    def _known(self, generation: Generation) -> Known:
+        offered = {alias for one in generation.table.deployments.values() for alias in one.spec.aliases}
+        configured = generation.configured
+        routed = {name for name, route in configured.routes.items() if route.models is not None}
+        return Known(
+            deployments=generation.table.deployments.keys(),
+            backends=self._registry.backends.keys(),
+            aliases=offered | routed | configured.aliases.keys(),
+        )
+
+    def _sensible(self, configured: Settings, overrides: Overrides, *, number: int) -> Sensible:
+        return sensible(lambda some: build_generation(self._registry, configured, some, number=number), overrides)
+
+    def _in_effect(self, generation: Generation, dormant: Overrides, wrong: Mapping[str, str]) -> Generation:
+        """Remember which overrides are left out, and say so."""
+        self._dormant = dormant
+        for name, why in wrong.items():
+            _log.warning(
+                "what was changed at run time of %s makes no sense any more and is left out. It is kept, and taken "
+                "back with: python -m core reset %s (%s)",
+                name,
+                name.partition(" ")[2],
+                why,
+            )
+        return generation
+
+    # --- operations
+
+    def _operate(self, deployment: str, action: Action, who: Subordinate) -> dict[str, Any]:
+        generation = who.generation
+        if deployment not in generation.table.deployments:
+            hint = did_you_mean(deployment, generation.table.deployments)
+            raise RefusedError(404, "not_found", f"There is no deployment {deployment!r}; {hint}.")
+        replicas = who.replicas(deployment)
+        if action in _STARTING:
+            if disabled := why_disabled(generation, deployment):
+                message = f"{deployment} cannot be loaded: {disabled}. Enable it first."
+                raise RefusedError(409, "disabled", message)
+            if all(replica.state == "absent" for replica in replicas):
+                raise RefusedError(409, "absent", f"{deployment} cannot be loaded: {replicas[0].reason}.")
+        _log.info("%s: an operator ordered: %s", deployment, action)
+        who.order(deployment, _ORDERS[action])
+        told = [{"replica": one.name, "state": one.state, "reason": one.reason} for one in who.replicas(deployment)]
+        return {"deployment": deployment, "action": action, "replicas": told}
+
+    # --- the configuration
+
+    async def _reload(self, who: Subordinate, *, dry_run: bool) -> dict[str, Any]:
+        if self._read_settings is None:
+            message = (
+                "There is no configuration to be read again: this gateway was given its settings by the program that "
+                "made it, create_app(settings=...)."
+            )
+            raise RefusedError(409, "no_configuration", message)
+        before = who.generation
+        try:
+            read = await asyncio.to_thread(self._read_settings)
+            build_generation(self._registry, read)  # what only a restart applies must be right too
+            settings = with_what_stays(before.configured, read)
+            kept = joined(self._dormant, before.overrides)
+            sense = self._sensible(settings, kept, number=before.number + 1)
+        except SettingsError as error:
+            message = "\n".join([str(error), *installed_since(self._registry)])
+            if not dry_run:
+                _log.error("the configuration is not read again, the old one stays:\n%s", message)
+                self._events.add("configuration", data={"generation": before.number, "refused": message})
+            raise RefusedError(400, "invalid_configuration", message) from error
+        found = difference(before.configured, read)
+        told = {
+            "generation": before.number,
+            "changed": list(found.changed),
+            "restart_needed": [*found.restart_needed, *installed_since(self._registry)],
+        }
+        if dry_run or not found.changed:
+            return told
+        if settings != before.configured:
+            generation = self._in_effect(*sense)
+            told["generation"] = generation.number
+            await asyncio.to_thread(self._configuration_replaced, settings)
+            await who.take_over(generation)
+        keys = ", ".join(str(one["key"]) for one in found.changed)
+        _log.info("generation %d: the configuration was read again; changed: %s", told["generation"], keys)
+        for sentence in found.restart_needed:
+            _log.warning("%s", sentence)
+        self._events.add("configuration", data=told)
+        return told

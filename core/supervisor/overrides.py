@@ -1,0 +1,197 @@
+"""Changes at run time: what a command makes of them, and which of them still make sense. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+from pydantic import ValidationError
+
+from core.registry import Generation
+from core.settings import DeploymentTable, SettingsError
+from core.wire.control import Change, DeploymentOverride, Overrides
+from core.words import closest, describe, did_you_mean
+
+__all__ = ["Known", "RefusedError", "apply", "joined", "parted", "sensible", "why_disabled"]
+
+_KEYS = DeploymentOverride.__struct_fields__
+_ValueT = TypeVar("_ValueT")
+
+
+class RefusedError(Exception):
+    """A command is refused; the fields are those of `core.wire.control.AdminReply`."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """The names that there are without any change; ``aliases``: declared or configured."""
+
+    deployments: Iterable[str]
+    backends: Iterable[str]
+    aliases: Iterable[str]
+
+
+def apply(overrides: Overrides, change: Change, known: Known) -> Overrides:
+    """Return ``overrides`` after ``change``.
+
+    Raises:
+        RefusedError: names that are not known, else keys or values that are wrong; all of them, one a line.
+    """
+    deployments, backends, aliases = dict(overrides.deployments), dict(overrides.backends), dict(overrides.aliases)
+    unknown = [
+        *_strangers("override of", change.reset, {*_resettable(known, overrides), "*"}),
+        *_strangers("deployment", change.deployments, {*known.deployments, *deployments}),
+        *_strangers("backend", change.backends, {*known.backends, *backends}),
+    ]
+    if unknown:
+        raise RefusedError(404, "not_found", "\n".join(unknown))
+    if mistakes := [line for id_, keys in change.deployments.items() for line in _mistakes(id_, keys)]:
+        raise RefusedError(400, "invalid_value", "\n".join(mistakes))
+    for name in change.reset:
+        if name == "*":
+            deployments, backends, aliases = {}, {}, {}
+        deployments.pop(name, None)
+        aliases.pop(name, None)
+        if name.startswith("@"):
+            backends.pop(name[1:], None)
+    for id_, keys in change.deployments.items():
+        before = msgspec.structs.asdict(deployments.get(id_) or DeploymentOverride())
+        deployments[id_] = msgspec.convert({**before, **keys}, DeploymentOverride)
+        if deployments[id_] == DeploymentOverride():
+            del deployments[id_]
+    for name, enabled in change.backends.items():
+        _put(backends, name, enabled)
+    for name, targets in change.aliases.items():
+        there = targets or (targets is not None and name in known.aliases)
+        _put(aliases, name, targets if there else None)
+    return Overrides(deployments=deployments, backends=backends, aliases=aliases)
+
+
+def sensible(
+    build: Callable[[Overrides], Generation], overrides: Overrides
+) -> tuple[Generation, Overrides, dict[str, str]]:
+    """Build a generation with as many of ``overrides`` as make sense.
+
+    Returns it, the overrides that were left out, and of each of those what is wrong, by its name.
+
+    Raises:
+        SettingsError: not even without any override can it be built.
+    """
+    try:
+        return build(overrides), Overrides(), {}
+    except SettingsError:
+        generation = build(Overrides())
+    waiting, wrong = list(_single(overrides)), {}
+    while True:  # an alias may need another one that is yet to be tried
+        left = []
+        for name, one in waiting:
+            try:
+                generation = build(joined(generation.overrides, one))
+            except SettingsError as error:
+                left.append((name, one))
+                wrong[name] = str(error)
+        if len(left) == len(waiting):
+            break
+        waiting = left
+    dormant = Overrides()
+    for _, one in waiting:
+        dormant = joined(dormant, one)
+    return generation, dormant, {name: wrong[name] for name, _ in waiting}
+
+
+def joined(one: Overrides, other: Overrides) -> Overrides:
+    """Return both; of what is in both, the latter's."""
+    return Overrides(
+        deployments={**one.deployments, **other.deployments},
+        backends={**one.backends, **other.backends},
+        aliases={**one.aliases, **other.aliases},
+    )
+
+
+def parted(wanted: Overrides, dormant: Overrides, change: Change) -> tuple[Overrides, Overrides]:
+    """Part what was ``dormant``, and ``change`` did not touch, from the rest: what shall be in effect, and that."""
+
+    def untouched(
+        wanted: Mapping[str, object], dormant: Mapping[str, _ValueT], changed: Mapping[str, object]
+    ) -> dict[str, _ValueT]:
+        return {name: value for name, value in dormant.items() if name in wanted and name not in changed}
+
+    still = Overrides(
+        deployments=untouched(wanted.deployments, dormant.deployments, change.deployments),
+        backends=untouched(wanted.backends, dormant.backends, change.backends),
+        aliases=untouched(wanted.aliases, dormant.aliases, change.aliases),
+    )
+    active = Overrides(
+        deployments={name: one for name, one in wanted.deployments.items() if name not in still.deployments},
+        backends={name: one for name, one in wanted.backends.items() if name not in still.backends},
+        aliases={name: one for name, one in wanted.aliases.items() if name not in still.aliases},
+    )
+    return active, still
+
+
+def why_disabled(generation: Generation, deployment: str) -> str:
+    """Return by what a deployment is disabled, for people; empty when it is enabled."""
+    found = generation.table.deployments[deployment]
+    if found.spec.enabled:
+        return ""
+    backend, overrides = found.spec.backend, generation.overrides
+    table = generation.settings.backends.get(backend)
+    if table is not None and not table.enabled:
+        where = "at run time" if backend in overrides.backends else "in the configuration"
+        return f"its backend {backend} is disabled {where}"
+    own = overrides.deployments.get(deployment)
+    return "disabled at run time" if own and own.enabled is False else "disabled in the configuration"
+
+
+def _single(overrides: Overrides) -> Iterator[tuple[str, Overrides]]:
+    for id_, override in overrides.deployments.items():
+        yield f"deployment {id_}", Overrides(deployments={id_: override})
+    for name, enabled in overrides.backends.items():
+        yield f"backend {name}", Overrides(backends={name: enabled})
+    for name, targets in overrides.aliases.items():
+        yield f"alias {name}", Overrides(aliases={name: targets})
+
+
+def _resettable(known: Known, overrides: Overrides) -> set[str]:
+    backends = {*known.backends, *overrides.backends}
+    return {
+        *known.deployments,
+        *overrides.deployments,
+        *known.aliases,
+        *overrides.aliases,
+        *(f"@{name}" for name in backends),
+    }
+
+
+def _strangers(what: str, names: Iterable[str], known: Collection[str]) -> Iterator[str]:
+    for name in names:
+        if name not in known:
+            yield f"there is no {what} {name!r}; {did_you_mean(name, known)}"
+
+
+def _mistakes(id_: str, keys: Mapping[str, object]) -> Iterator[str]:
+    where = f'deployments."{id_}"'
+    for key in keys.keys() - set(_KEYS):
+        close = closest(key, _KEYS)
+        hint = f"did you mean {close!r}?" if close else f"keys are {', '.join(_KEYS)}"
+        yield f"{where}: {key}: it cannot be changed at run time; {hint}"
+    given = {key: value for key, value in keys.items() if key in _KEYS and value is not None}
+    try:
+        DeploymentTable.model_validate(given, strict=True)
+    except ValidationError as error:
+        yield from describe(error, model=DeploymentTable, where=where).splitlines()
+
+
+def _put(overrides: dict[str, _ValueT], name: str, value: _ValueT | None) -> None:
+    if value is None:
+        overrides.pop(name, None)
+    else:
+        overrides[name] = value

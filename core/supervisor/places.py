@@ -1,0 +1,91 @@
+"""All places of replicas: as many as the generation wants, and those whose process has yet to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from core.registry import DeploymentWeights, Generation
+from core.routing.table import Deployment
+from core.settings import WeightsTable
+from core.supervisor.launch import new_replica, recipe
+from core.supervisor.overrides import why_disabled
+from core.supervisor.replica_events import Configured, Event, Removed
+from core.supervisor.slots import Slot, what_is_missing
+
+__all__ = ["Places"]
+
+Feed = Callable[[Slot, Event], None]
+
+
+class Places:
+    """Slots by deployment, and inside a deployment by index."""
+
+    def __init__(self) -> None:
+        self._slots: dict[str, list[Slot]] = {}
+        self._weights: WeightsTable | None = None
+
+    def __iter__(self) -> Iterator[Slot]:
+        """Every slot; they may change meanwhile."""
+        return iter([slot for slots in self._slots.values() for slot in slots])
+
+    def by_deployment(self) -> Iterable[Sequence[Slot]]:
+        """The slots of each deployment, at least one."""
+        return tuple(self._slots.values())
+
+    def of(self, deployment: str) -> Sequence[Slot]:
+        """The slots of one deployment; none if there is no such."""
+        return tuple(self._slots.get(deployment, ()))
+
+    def arrange(self, generation: Generation, feed: Feed) -> None:
+        """Have what ``generation`` wants: new places are absent until their weights are found, the rest is told."""
+        table, weights = generation.table, generation.settings.weights
+        for id_, deployment in table.deployments.items():
+            disabled = why_disabled(generation, id_)
+            self._arrange(deployment, disabled, feed, weights, weights_moved=weights != self._weights)
+        for id_ in self._slots.keys() - table.deployments.keys():
+            for slot in self.of(id_):
+                feed(slot, Removed())
+        self._weights = weights
+
+    def forget(self, slot: Slot) -> None:
+        """A slot is wanted no more and has no process."""
+        id_ = slot.deployment.id
+        slots = self._slots.get(id_, [])
+        if slot in slots:
+            slots.remove(slot)
+        if not slots:
+            self._slots.pop(id_, None)
+
+    def _arrange(
+        self, deployment: Deployment, disabled: str, feed: Feed, table: WeightsTable, *, weights_moved: bool
+    ) -> None:
+        slots = self._slots.setdefault(deployment.id, [])
+        known = bool(slots) and slots[0].deployment == deployment and not weights_moved
+        weights = slots[0].weights if known else DeploymentWeights(deployment, table)
+        wanted = slots[0].replica.recipe if known else recipe(deployment)
+        there = {slot.index: slot for slot in slots}
+        missing: str | None = None
+        for index in range(deployment.replicas):
+            slot = there.pop(index, None)
+            if slot is None:
+                missing = what_is_missing(weights) if missing is None else missing
+                replica = new_replica(deployment, index, disabled=disabled, missing=missing)
+                slots.append(Slot(deployment, weights, replica))
+                continue
+            slot.deployment, slot.weights = deployment, weights
+            replica = slot.replica
+            if missing is None and replica.process is None and (replica.recipe != wanted or not replica.may_run):
+                missing = what_is_missing(weights)
+            event = Configured(
+                enabled=not disabled,
+                disabled=disabled,
+                at_startup=deployment.spec.load == "startup",
+                idle_unload_s=deployment.idle_unload_s,
+                recipe=wanted,
+                missing=missing or "",
+            )
+            feed(slot, event)
+            slot.tell_limits()
+        slots.sort(key=lambda slot: slot.index)
+        for slot in there.values():
+            feed(slot, Removed())

@@ -1,0 +1,85 @@
+"""What a reload changes: the difference between two settings, and what of it only a restart applies. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core.settings import Settings
+
+__all__ = ["Difference", "difference", "with_what_stays"]
+
+_RESTART: Mapping[str, str] = {
+    "plugins": "plugins are loaded when the gateway starts",
+    "launchers": "the launcher is made when the gateway starts",
+    "supervisor.launcher": "the launcher is made when the gateway starts",
+    "supervisor.drain_timeout_s": "replicas and HTTP workers are told when they start",
+    "supervisor.kill_after_s": "the main process is told when it starts",
+    "supervisor.status_interval_s": "replicas are told when they start",
+    "supervisor.log_dir": "log files are opened when replicas start",
+    "supervisor.log_max_bytes": "log files are opened when replicas start",
+    "limits.max_body_bytes": "HTTP workers are told when they start",
+    "limits.max_frame_bytes": "all processes are told when they start",
+    "admin.database": "the file is read when the gateway starts",
+    "admin.events_kept": "room for events is made when the gateway starts",
+}
+_SECRET = re.compile(r"(^|_)(key|token|password|secret)$", re.IGNORECASE)
+_MASK = "***"
+_PLAIN = re.compile(r"[\w-]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """What a reload would change.
+
+    Attributes:
+        changed: key, value before and value after of each; None where there was or is none. Secrets are masked.
+        restart_needed: for each of those keys that only a restart applies: a sentence.
+    """
+
+    changed: tuple[Mapping[str, Any], ...]
+    restart_needed: tuple[str, ...]
+
+
+def difference(before: Settings, after: Settings) -> Difference:
+    """Return what differs, sorted by key as it would be written in the file."""
+    old, new = _leaves(before), _leaves(after)
+    changed, restart = [], []
+    for path in sorted(old.keys() | new.keys()):
+        values = [old.get(path), new.get(path)]
+        if values[0] == values[1]:
+            continue
+        key = ".".join(part if _PLAIN.fullmatch(part) else f'"{part}"' for part in path)
+        if _SECRET.search(path[-1]):
+            values = [None if value is None else _MASK for value in values]
+        changed.append({"key": key, "before": values[0], "after": values[1]})
+        if why := _RESTART.get(".".join(path[:2])) or _RESTART.get(path[0]):
+            restart.append(f"{key}: {why}; restart the gateway to apply it")
+    return Difference(changed=tuple(changed), restart_needed=tuple(restart))
+
+
+def with_what_stays(before: Settings, after: Settings) -> Settings:
+    """Return ``after``, but with the values of ``before`` where only a restart could apply others."""
+    updates: dict[str, Any] = {}
+    for key in _RESTART:
+        table, _, name = key.partition(".")
+        if name:
+            whole = updates.get(table, getattr(after, table))
+            updates[table] = whole.model_copy(update={name: getattr(getattr(before, table), name)})
+        else:
+            updates[table] = getattr(before, table)
+    return after.model_copy(update=updates)
+
+
+def _leaves(settings: Settings) -> dict[tuple[str, ...], Any]:
+    return dict(_walk((), settings.model_dump(mode="json")))
+
+
+def _walk(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _walk((*path, key), inner)
+    else:
+        yield path, value
