@@ -96,13 +96,14 @@ class Supervisor:
         self._sockets = run_dir / "r"
         self._places = Places()
         self._places.arrange(self.generation, self._feed)
-        self._room = Room(limits_of(configured.supervisor), lambda: self._places, self._feed, self._evicted)
+        self._room = Room(limits_of(configured.supervisor), lambda: self._places, self._feed)
         self._lives = Lives(launcher, self._sockets, self._feed, self._room.find)
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = math.inf
         self._ticked_s = 0.0
         self._looked_s = -math.inf
         self._snapshots = 0
+        self._reloads: set[asyncio.Task[AdminReply]] = set()
         self._running = False
         self.stopping = False
         self._ended = asyncio.Event()
@@ -185,6 +186,12 @@ class Supervisor:
     async def execute(self, command: Change | Operate | Reload) -> AdminReply:
         """Do what is commanded, or say why not; never raises."""
         return await self._admin.execute(command, self)
+
+    def reload(self) -> None:
+        """Read the configuration again; the log says what came of it."""
+        reloading = asyncio.get_running_loop().create_task(self.execute(Reload()))
+        self._reloads.add(reloading)
+        reloading.add_done_callback(self._reloads.discard)
 
     async def take_over(self, generation: Generation) -> None:
         """See `core.supervisor.admin.Subordinate`."""
@@ -270,16 +277,14 @@ class Supervisor:
             return
         data = {"before": before.state, "after": after.state, "reason": after.reason}
         self.events.add("replica", after.name, data)
+        if after.state == "draining" and after.process is not None and after.process.gives_way_to:
+            self.events.add("evicted", after.name, {"needed_for": after.process.gives_way_to})
         change = ReplicaChange(replica=after.name, before=before.state, after=after.state, reason=after.reason)
         for observer in self._observers:
             try:
                 observer.replica_changed(change)
             except Exception:  # noqa: BLE001 - whatever a plugin raises
                 _log.exception("observer %r failed; nothing else is touched", observer)
-
-    def _evicted(self, deployment: str, needed_for: str) -> None:
-        _log.info("%s is unloaded to make room for %s", deployment, needed_for)
-        self.events.add("evicted", deployment, {"needed_for": needed_for})
 
     # --- effects
 

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from core.routing.table import Deployment
 from core.settings import SupervisorTable
@@ -65,24 +64,18 @@ class Room:
     Args:
         slots: all places of replicas.
         feed: what happens to a replica is told to it.
-        evicted: called with a deployment that is asked to leave, and the one that it leaves for.
     """
 
     def __init__(
-        self,
-        limits: Limits,
-        slots: Callable[[], Iterable[Slot]],
-        feed: Callable[[Slot, Event], None],
-        evicted: Callable[[str, str], None],
+        self, limits: Limits, slots: Callable[[], Iterable[Slot]], feed: Callable[[Slot, Event], None]
     ) -> None:
         self.limits = limits
         self._slots = slots
         self._feed = feed
-        self._evicted = evicted
         self._on_device = limits.device is not None or has_device()
         self._wishes: list[_Wish] = []
         self._refused: dict[Slot, _Wish] = {}
-        self._seen: dict[str, tuple[Any, Bytes]] = {}
+        self._seen: dict[str, tuple[str, Bytes]] = {}
         self._looking = False
         self._warned = False
 
@@ -93,7 +86,7 @@ class Room:
         """
         process = slot.replica.process
         assert process is not None  # noqa: S101 - it was made for this launch
-        memory, known = await self._estimate(slot.deployment, weights)
+        memory, known = await self._estimate(slot.deployment, process.recipe, weights)
         loop = asyncio.get_running_loop()
         wish = _Wish(slot, process.start, memory, known, loop.time(), loop.create_future())
         self._refused.pop(slot, None)
@@ -117,13 +110,11 @@ class Room:
 
     def note(self, slot: Slot) -> None:
         """Remember what the replica takes now, for the next time that its deployment is loaded."""
-        replica = slot.replica
-        if replica.process is not None and replica.process.ready_s is not None:
-            deployment = slot.deployment
-            known, most = self._seen.get(deployment.id, (None, Bytes()))
-            recipe = _recipe(deployment)
-            most = most if known == recipe else Bytes()
-            self._seen[deployment.id] = recipe, most.at_least(measured(replica.process))
+        process = slot.replica.process
+        if process is not None and process.ready_s is not None:
+            recipe, most = self._seen.get(slot.deployment.id, ("", Bytes()))
+            most = most if recipe == process.recipe else Bytes()
+            self._seen[slot.deployment.id] = process.recipe, most.at_least(measured(process))
 
     def used(self) -> Bytes:
         """What counts against the limits now."""
@@ -164,8 +155,6 @@ class Room:
                 self._end(wish, RoomFound(wish.start, wish.memory), granted=True)
             case Evict(deployments):
                 self._tell(wish, f"waiting for memory: unloading {', '.join(deployments)}")
-                for name in deployments:
-                    self._evicted(name, wish.slot.deployment.id)
                 for slot in tuple(self._slots()):
                     if slot.deployment.id in deployments:
                         self._feed(slot, GiveWay(wish.slot.deployment.id))
@@ -215,9 +204,9 @@ class Room:
             holders.append(Holder(deployment=earlier.slot.deployment.id, memory=earlier.memory, kept="it is next"))
         return plan(wish.need(), holders, self.limits)
 
-    async def _estimate(self, deployment: Deployment, weights: Path | None) -> tuple[Bytes, str]:
-        known, most = self._seen.get(deployment.id, (None, Bytes()))
-        if known == _recipe(deployment):
+    async def _estimate(self, deployment: Deployment, recipe: str, weights: Path | None) -> tuple[Bytes, str]:
+        measured_recipe, most = self._seen.get(deployment.id, (None, Bytes()))
+        if measured_recipe == recipe:
             return most, "as measured"
         declared = deployment.spec.memory_bytes
         size = 0 if declared else await asyncio.to_thread(size_on_disk, weights)
@@ -235,9 +224,3 @@ def _holder(slot: Slot, *, now_s: float, asked_s: float) -> Holder | None:
 def limits_of(table: SupervisorTable) -> Limits:
     """What the configuration allows, or else what the machine has."""
     return Limits(host=table.memory_limit_bytes or host_bytes(), device=table.device_memory_limit_bytes)
-
-
-def _recipe(deployment: Deployment) -> Any:
-    """What decides how much memory a replica takes: a measurement of another recipe says nothing."""
-    spec = deployment.spec
-    return spec.source, spec.context_tokens, deployment.settings, deployment.python
