@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from core.testing.drills.asking import Heard, expected_text
+from core.testing.drills.configuration import SOUND
 from core.testing.drills.declared import Drill
 from core.testing.drills.ground import Finding, Ground, Verdict
 
@@ -46,8 +47,11 @@ class _Breaking:
 
     async def _run(self) -> tuple[Verdict, str]:
         health, failures = self._ground.health, self._routing.breaker_failures
-        if not await health.until(lambda: self._ground.faulty(self._drill)["state"] == "ready", within_s=_READY_S):
-            return "failed", f"the replica did not get ready in {_READY_S:g} s"
+        both = (f"{self._drill.id}@faults", f"{SOUND}@faults")
+        if not await health.until(
+            lambda: all(health.deployment(one)["state"] == "ready" for one in both), within_s=_READY_S
+        ):
+            return "failed", f"the replicas did not get ready in {_READY_S:g} s"
         if not await self._fail():
             met = len(self._ground.hit(self._drill))
             return "unmet", f"{met} of {len(self._heard)} requests reached the faulty replica in {_OPEN_S:g} s"

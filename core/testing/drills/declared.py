@@ -84,8 +84,8 @@ DRILLS: tuple[Drill, ...] = (
     *_both("engine-error", "reports an error", fault="engine_error"),
     *_both("broken", "breaks for good", fault="broken", ends_process=True),
     *_both("garbage", "writes garbage to its sockets", fault="garbage", garbage="bytes"),
-    *_both("message", "sends a message of no known form", fault="garbage", garbage="message"),
-    *_both("oversized", "sends a message over the limit", fault="garbage", garbage="oversized"),
+    _both("message", "sends a message of no known form", fault="garbage", garbage="message")[1],
+    _both("oversized", "sends a message over the limit", fault="garbage", garbage="oversized")[1],
     *_both("memory", "runs out of memory", fault="exhaust_memory", ballast_bytes=32 * 1024 * 1024),
     Drill(
         id="slow",
