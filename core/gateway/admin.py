@@ -45,6 +45,15 @@ class EventsStream:
         self._stream.close()
 
 
+class _BegunReplica(msgspec.Struct):
+    replica: str
+    state: str
+
+
+class _Begun(msgspec.Struct):
+    replicas: list[_BegunReplica] = []
+
+
 class Management:
     """Carries commands to the supervisor that listens on ``socket``."""
 
@@ -60,13 +69,14 @@ class Management:
         """
         return msgspec.json.decode(await self._ask(command), type=Overrides)
 
-    async def operate(self, command: Operate) -> None:
-        """Begin an operation on a deployment.
+    async def operate(self, command: Operate) -> dict[str, str]:
+        """Begin an operation on a deployment; return the state of each of its replicas then, by name.
 
         Raises:
             GatewayError: refused; or the supervisor is away.
         """
-        await self._ask(command)
+        begun = msgspec.json.decode(await self._ask(command), type=_Begun)
+        return {one.replica: one.state for one in begun.replicas}
 
     async def reload(self, command: Reload) -> dict[str, Any]:
         """Have the configuration read again, and return the difference that it makes.

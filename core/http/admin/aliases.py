@@ -6,14 +6,12 @@ from urllib.parse import unquote
 
 from sanic import HTTPResponse, Request
 
-from core.errors import GatewayError
 from core.http.admin import views
 from core.http.admin.bodies import AliasBody, flag, read
-from core.http.admin.changing import change
+from core.http.admin.errors import name_taken, not_found
 from core.http.admin.views import answer
 from core.http.gateway import gateway_of
 from core.wire.control import Change
-from core.words import did_you_mean
 
 __all__ = ["delete_alias", "list_aliases", "put_alias"]
 
@@ -28,11 +26,8 @@ async def put_alias(request: Request, name: str) -> HTTPResponse:
     gateway, name = gateway_of(request), unquote(name)
     body = read(request, AliasBody)
     if name in gateway.generation.table.models or name in gateway.generation.table.deployments:
-        message = (
-            f"'{name}' is a model or deployment itself, which wins over an alias of that name; choose another name."
-        )
-        raise GatewayError(message, status=409, type="invalid_request_error", code="name_taken")
-    await change(gateway, Change(aliases={name: tuple(body.models)}))
+        raise name_taken(name)
+    await gateway.management.change(Change(aliases={name: tuple(body.models)}))
     return answer(views.alias(gateway, name))
 
 
@@ -41,7 +36,6 @@ async def delete_alias(request: Request, name: str) -> HTTPResponse:
     gateway, name = gateway_of(request), unquote(name)
     reset, generation = flag(request, "reset"), gateway.generation
     if name not in generation.table.aliases and name not in generation.overrides.aliases:
-        message = f"There is no alias '{name}'; {did_you_mean(name, generation.table.aliases)}"
-        raise GatewayError(message, status=404, type="invalid_request_error", code="alias_not_found")
-    await change(gateway, Change(aliases={name: None if reset else ()}))
+        raise not_found(name, generation.table.aliases, what="alias")
+    await gateway.management.change(Change(aliases={name: None if reset else ()}))
     return answer(views.alias(gateway, name))

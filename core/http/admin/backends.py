@@ -6,14 +6,12 @@ from urllib.parse import unquote
 
 from sanic import HTTPResponse, Request
 
-from core.errors import GatewayError
 from core.http.admin import views
 from core.http.admin.bodies import BackendPatch, read
-from core.http.admin.changing import change
+from core.http.admin.errors import not_found
 from core.http.admin.views import answer
 from core.http.gateway import Gateway, gateway_of
 from core.wire.control import Change
-from core.words import did_you_mean
 
 __all__ = ["list_backends", "patch_backend", "show_backend"]
 
@@ -35,7 +33,7 @@ async def patch_backend(request: Request, name: str) -> HTTPResponse:
     name = _named(gateway, name)
     patch = read(request, BackendPatch)
     if patch.model_fields_set:
-        await change(gateway, Change(backends={name: patch.enabled}))
+        await gateway.management.change(Change(backends={name: patch.enabled}))
     return answer(views.backend(gateway, name))
 
 
@@ -43,6 +41,5 @@ def _named(gateway: Gateway, name: str) -> str:
     name = unquote(name)
     backends = gateway.registry.backends
     if name not in backends:
-        message = f"There is no backend '{name}'; {did_you_mean(name, backends)}"
-        raise GatewayError(message, status=404, type="invalid_request_error", code="backend_not_found")
+        raise not_found(name, backends, what="backend")
     return name

@@ -5,7 +5,6 @@ from __future__ import annotations
 from sanic import HTTPResponse, Request
 
 from core.http.admin.bodies import ResetBody, flag, read
-from core.http.admin.changing import change
 from core.http.admin.views import answer
 from core.http.gateway import gateway_of
 from core.wire.control import Change, Reload
@@ -16,7 +15,7 @@ __all__ = ["reload", "reset"]
 async def reset(request: Request) -> HTTPResponse:
     """``POST /admin/v1/reset``: take back what was changed of these; answers what is changed still."""
     body = read(request, ResetBody)
-    return answer(await change(gateway_of(request), Change(reset=tuple(body.names))))
+    return answer(await gateway_of(request).management.change(Change(reset=tuple(body.names))))
 
 
 async def reload(request: Request) -> HTTPResponse:

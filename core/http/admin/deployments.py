@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
+from collections.abc import Callable
 from typing import get_args
+from urllib.parse import unquote
 
 import msgspec
 from sanic import HTTPResponse, Request
 
-from core.errors import GatewayError
 from core.http.admin import views
 from core.http.admin.bodies import DeploymentPatch, read, seconds
-from core.http.admin.changing import change, deployment_named, until
+from core.http.admin.errors import not_found, not_loaded
 from core.http.admin.guard import Handler
 from core.http.admin.views import DeploymentView, answer
 from core.http.gateway import Gateway, gateway_of
+from core.routing.table import Deployment
 from core.wire.control import Action, Change, DeploymentStatus, Operate
 
 __all__ = ["ACTIONS", "Operation", "list_deployments", "operate", "patch_deployment", "show_deployment"]
 
 ACTIONS: tuple[Action, ...] = get_args(Action)
 _LONGEST_WAIT_S = 3600.0
+_HEARD_WITHIN_S = 0.5
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,18 +48,18 @@ async def list_deployments(request: Request) -> HTTPResponse:
 async def show_deployment(request: Request, name: str) -> HTTPResponse:
     """``GET /admin/v1/deployments/{id}``; ids may hold slashes."""
     gateway = gateway_of(request)
-    return answer(views.deployment(gateway, deployment_named(gateway, name)))
+    return answer(views.deployment(gateway, _named(gateway, name)))
 
 
 async def patch_deployment(request: Request, name: str) -> HTTPResponse:
     """``PATCH /admin/v1/deployments/{id}``: a JSON merge patch."""
     gateway = gateway_of(request)
-    one = deployment_named(gateway, name)
+    one = _named(gateway, name)
     patch = read(request, DeploymentPatch)
     changes = {key: getattr(patch, key) for key in patch.model_fields_set}
     if changes:
-        await change(gateway, Change(deployments={one.id: changes}))
-    return answer(views.deployment(gateway, deployment_named(gateway, one.id)))
+        await gateway.management.change(Change(deployments={one.id: changes}))
+    return answer(views.deployment(gateway, _named(gateway, one.id)))
 
 
 def operate(action: Action) -> Handler:
@@ -62,16 +67,21 @@ def operate(action: Action) -> Handler:
 
     async def handler(request: Request, name: str) -> HTTPResponse:
         gateway = gateway_of(request)
-        one = deployment_named(gateway, name)
+        one = _named(gateway, name)
         wait_s = seconds(request, "wait_s", most=_LONGEST_WAIT_S)
         before = gateway.fleet.status(one.id)
-        await gateway.management.operate(Operate(deployment=one.id, action=action))
+        states = await gateway.management.operate(Operate(deployment=one.id, action=action))
+
+        def heard() -> bool:
+            return {replica.replica: replica.state for replica in gateway.fleet.status(one.id).replicas} == states
 
         def over() -> bool:
             status = gateway.fleet.status(one.id)
-            return _is_done(action, before, status) or _has_failed(action, before, status)
+            return _is_done(action, before, status) or _has_failed(action, status)
 
-        await until(gateway, over, within_s=wait_s)
+        # What is known from before the order says nothing about how it goes.
+        await _until(gateway, heard, within_s=_HEARD_WITHIN_S)
+        await _until(gateway, over, within_s=wait_s)
         return _told(gateway, action, one.id, before)
 
     handler.__name__ = f"{action}_deployment"
@@ -82,15 +92,15 @@ def _told(gateway: Gateway, action: Action, name: str, before: DeploymentStatus)
     status = gateway.fleet.status(name)
     done = _is_done(action, before, status)
     reason = f": {status.reason}" if status.reason else ""
-    if not done and _has_failed(action, before, status):
+    if not done and _has_failed(action, status):
         message = f"{name} cannot be loaded; it is {status.state}{reason}."
-        raise GatewayError(message, status=503, type="server_error", code="not_loaded", retry_after_s=_retry_s(status))
+        raise not_loaded(message, retry_after_s=_retry_s(status))
     told = f"{name} is {status.state}{reason}" if status.state != "ready" or done else f"{name} is still ready"
     body = Operation(
         action=action,
         done=done,
         message=f"{told}." if done else f"{told}; the {action} goes on.",
-        deployment=views.deployment(gateway, deployment_named(gateway, name)),
+        deployment=views.deployment(gateway, _named(gateway, name)),
     )
     return answer(body, 200 if done else 202)
 
@@ -105,9 +115,9 @@ def _is_done(action: Action, before: DeploymentStatus, now: DeploymentStatus) ->
     return all_ready and not any(replica.socket in old for replica in now.replicas)
 
 
-def _has_failed(action: Action, before: DeploymentStatus, now: DeploymentStatus) -> bool:
+def _has_failed(action: Action, now: DeploymentStatus) -> bool:
     """Whether a load or a restart has come to nothing: no replica serves, or will before its next attempt."""
-    if action in {"unload", "drain"} or now is before:
+    if action in {"unload", "drain"}:
         return False
     return bool(now.replicas) and all(
         replica.state in {"failed", "absent"} or (replica.state == "stopped" and replica.retry_in_s is not None)
@@ -118,3 +128,25 @@ def _has_failed(action: Action, before: DeploymentStatus, now: DeploymentStatus)
 def _retry_s(status: DeploymentStatus) -> float | None:
     retry_s = min((one.retry_in_s for one in status.replicas if one.retry_in_s is not None), default=math.inf)
     return None if math.isinf(retry_s) else retry_s
+
+
+async def _until(gateway: Gateway, condition: Callable[[], bool], *, within_s: float) -> bool:
+    """Wait until a condition on what this worker knows is true; return whether it is."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            while not condition():
+                await gateway.fleet.changed()
+    return condition()
+
+
+def _named(gateway: Gateway, name: str) -> Deployment:
+    """Return the deployment of that id, which may be percent-coded.
+
+    Raises:
+        GatewayError: 404, there is none.
+    """
+    name = unquote(name)  # Sanic leaves the names of path parameters as they came
+    deployments = gateway.generation.table.deployments
+    if name not in deployments:
+        raise not_found(name, deployments, what="deployment")
+    return deployments[name]

@@ -17,18 +17,19 @@ from core.wire.control import AdminEvent
 
 __all__ = ["KEEPALIVE", "EventData", "event", "events"]
 
-_ID = re.compile(r"([0-9]{1,10})-([0-9]{1,18})")
+_ID = re.compile(r"[0-9]{1,18}")
 KEEPALIVE = b": keep-alive\n\n"
 _LOOK_UP_S = 0.5
 """How often a listener looks whether the gateway is shutting down."""
 
 
-class EventData(msgspec.Struct, frozen=True, kw_only=True):
-    """The data of an event; its SSE name is the kind."""
+class EventData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The data of an event; its SSE name is the kind. ``missed`` is there when events before it are kept no more."""
 
     at_unix_s: float
     subject: str
     data: dict[str, Any]
+    missed: int = 0
 
 
 def event(name: str, data: object, event_id: str = "") -> bytes:
@@ -43,14 +44,13 @@ async def events(request: Request) -> HTTPResponse | None:
     The last event is ``end``, and says why, when the gateway shuts down or the supervisor is gone: connect again.
     """
     gateway = gateway_of(request)
-    supervisor = gateway.fleet.snapshot.supervisor_pid if gateway.fleet.snapshot else 0
     after = request.headers.get("last-event-id") or request.args.get("after") or ""
-    stream = await gateway.management.listen(_number_after(after, supervisor))
+    stream = await gateway.management.listen(_number_after(after))
     out = EventStream(request, keepalive=KEEPALIVE, keepalive_s=gateway.settings.limits.keepalive_s)
     out.headers = {"x-request-id": request.headers.get("x-request-id") or str(request.id)}
     try:
         await out.send(KEEPALIVE)  # opens the response, so that a listener knows that it listens
-        why = await _copy(gateway, stream, out, supervisor)
+        why = await _copy(gateway, stream, out)
         await out.send(event("end", {"message": why}))
         await out.end()
     finally:
@@ -59,7 +59,7 @@ async def events(request: Request) -> HTTPResponse | None:
     return None
 
 
-async def _copy(gateway: Gateway, stream: EventsStream, out: EventStream, supervisor: int) -> str:
+async def _copy(gateway: Gateway, stream: EventsStream, out: EventStream) -> str:
     """Carry events to the client; return why there are no more."""
     while not gateway.fleet.draining:
         try:
@@ -69,23 +69,20 @@ async def _copy(gateway: Gateway, stream: EventsStream, out: EventStream, superv
             continue
         except GatewayError as error:
             return error.message
-        await out.send(b"".join(_written(one, supervisor) for one in told))
+        await out.send(b"".join(_written(one) for one in told))
     return "The gateway is shutting down."
 
 
-def _written(one: AdminEvent, supervisor: int) -> bytes:
-    data = EventData(at_unix_s=one.at_unix_s, subject=one.subject, data=one.data)
-    return event(one.kind, data, f"{supervisor}-{one.id}")
+def _written(one: AdminEvent) -> bytes:
+    data = EventData(at_unix_s=one.at_unix_s, subject=one.subject, data=one.data, missed=one.missed)
+    return event(one.kind, data, str(one.id))
 
 
-def _number_after(text: str, supervisor: int) -> int | None:
-    """Return the number to go on after; None: only new events.
-
-    Ids are those of one supervisor. To one that knew its predecessor, all that the new one has kept is news.
-    """
+def _number_after(text: str) -> int | None:
+    """Return the number to go on after; None: only new events."""
     if not text:
         return None
-    if (parts := _ID.fullmatch(text)) is None:
+    if not _ID.fullmatch(text):
         message = f"'{text[:80]}' is no id of an event; leave Last-Event-ID out to hear only new events."
         raise GatewayError.invalid(message, param="Last-Event-ID", code="invalid_value")
-    return int(parts[2]) if int(parts[1]) == supervisor else 0
+    return int(text)

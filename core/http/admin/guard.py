@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from sanic import HTTPResponse, Request
 
 from core.errors import GatewayError
+from core.http.admin.errors import forbidden, no_key, not_json
 from core.http.failures import error_response
 from core.http.gateway import gateway_of
 
@@ -31,14 +32,13 @@ _FORWARDED = (
     "true-client-ip",
     "cf-connecting-ip",
 )
-_HOW_TO_SET = 'set a key (admin.key = "...", or GATEWAY_ADMIN__KEY) and send it as "Authorization: Bearer ..."'
 
 
 def who_may_manage(key: str | None) -> str:
     """Return, for the log at start-up, whom ``/admin/v1`` answers."""
     if key is not None:
         return "/admin/v1 answers whoever sends the key of [admin]"
-    return f"/admin/v1 answers on the loopback interface only; for others, {_HOW_TO_SET}"
+    return "/admin/v1 answers on the loopback interface only; for others, set admin.key or GATEWAY_ADMIN__KEY"
 
 
 def guarded(handler: Handler) -> Handler:
@@ -76,45 +76,36 @@ def _check_key(request: Request, key: str) -> None:
     # Bytes, since compare_digest takes no text beyond ASCII; headers come as UTF-8 with what is not escaped.
     sent = given.strip().encode("utf-8", "surrogateescape")
     if scheme.lower() != "bearer" or not hmac.compare_digest(sent, key.encode()):
-        message = (
-            'The admin API needs the key that the operator set (admin.key): send it as "Authorization: Bearer <key>".'
-        )
-        raise GatewayError(message, status=401, type="authentication_error", code="invalid_admin_key")
+        raise no_key()
 
 
 def _check_at_this_machine(request: Request) -> None:
     if not _is_loopback(_peer(request)):
-        message = f"Without a key the admin API answers on the loopback interface only: {_HOW_TO_SET}."
-        raise _forbidden(message)
+        message = "Without a key the admin API answers on the loopback interface only"
+        raise forbidden(message)
     if proxied := next((name for name in _FORWARDED if name in request.headers), None):
-        message = (
-            f"Without a key the admin API answers nobody behind a proxy (there is a header {proxied}): {_HOW_TO_SET}."
-        )
-        raise _forbidden(message)
+        message = f"Without a key the admin API answers nobody behind a proxy (there is a header {proxied})"
+        raise forbidden(message)
     # Another site's name that was made to lead here would pass for this one in a browser.
     host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
     if host != "localhost" and not _is_loopback(host):
-        message = (
-            f"Without a key the admin API answers at 127.0.0.1, [::1] and localhost only, not at '{host[:80]}': "
-            f"{_HOW_TO_SET}."
-        )
-        raise _forbidden(message)
+        message = f"Without a key the admin API answers at 127.0.0.1, [::1] and localhost only, not at '{host[:80]}'"
+        raise forbidden(message)
 
 
 def _check_no_other_site(request: Request) -> None:
     """A page of another site that is open in the operator's browser may send requests here, but names itself."""
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower():
-        message = f"The admin API changes nothing for pages of other sites, such as '{origin[:80]}'."
-        raise _forbidden(message)
+        message = f"The admin API changes nothing for pages of other sites, such as '{origin[:80]}'"
+        raise forbidden(message, with_key=False)
 
 
 def _check_content_type(request: Request) -> None:
     """Forms, which browsers send to other sites without asking, are never JSON."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.body and kind != "application/json":
-        message = "The body must be JSON: send it with the header Content-Type: application/json."
-        raise GatewayError(message, status=415, type="invalid_request_error", code="unsupported_media_type")
+        raise not_json()
 
 
 def _peer(request: Request) -> str:
@@ -129,7 +120,3 @@ def _is_loopback(address: str) -> bool:
         return False
     mapped = getattr(parsed, "ipv4_mapped", None)
     return (mapped or parsed).is_loopback
-
-
-def _forbidden(message: str) -> GatewayError:
-    return GatewayError(message, status=403, type="permission_error", code="admin_forbidden")

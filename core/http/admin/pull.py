@@ -16,6 +16,7 @@ from sanic import HTTPResponse, Request
 
 from core.errors import GatewayError
 from core.http.admin.bodies import PullBody, read
+from core.http.admin.errors import pull_failed
 from core.http.admin.events import KEEPALIVE, event
 from core.http.gateway import gateway_of
 from core.http.sse import EventStream
@@ -101,8 +102,7 @@ async def _copy(process: Process, out: EventStream) -> bytes:
     if not message:
         said = words.decode(errors="replace").strip() or "nothing"
         message = f"The pull broke off (exit code {process.returncode}). The last that it said: {said}"
-    error = GatewayError(message, status=502, type="server_error", code="pull_failed")
-    return event("error", error.body() | _data(last))
+    return event("error", pull_failed(message).body() | _data(last))
 
 
 def _data(told: _Event) -> _Event:

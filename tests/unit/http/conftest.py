@@ -95,8 +95,12 @@ class Supervisor:
             except SettingsError as error:
                 return AdminReply(status=400, message=str(error), code="invalid_value")
             return AdminReply(body=msgspec.json.encode(self.overrides))
-        if isinstance(command, Operate) and self.on_operate is not None:
-            self.on_operate(command)
+        if isinstance(command, Operate):
+            if self.on_operate is not None:
+                self.on_operate(command)
+            replicas = self.replicas.get(command.deployment, ())
+            states = [{"replica": one.replica, "state": one.state} for one in replicas]
+            return AdminReply(body=msgspec.json.encode({"replicas": states}))
         return AdminReply(body=b'{"generation": 3, "changed": [], "restart_needed": []}')
 
     def change(self, command: Change) -> None:

@@ -75,7 +75,7 @@ async def test_an_unknown_deployment_is_404_with_a_guess(lab) -> None:
         await lab.client.patch("deployments/org/bug@echo", json={"enabled": False}),
         await lab.client.post("deployments/org/bug@echo/drain"),
     ):
-        assert (response.status_code, response.json()["error"]["code"]) == (404, "deployment_not_found")
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
         assert "org/big@echo" in response.json()["error"]["message"]
 
 
@@ -259,7 +259,7 @@ async def test_a_backend_is_disabled_with_all_its_deployments(lab) -> None:
 async def test_an_unknown_backend_is_404(lab) -> None:
     response = await lab.client.get("backends/ecco")
 
-    assert (response.status_code, response.json()["error"]["code"]) == (404, "backend_not_found")
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
     assert "echo" in response.json()["error"]["message"]
     assert [one["name"] for one in (await lab.client.get("backends")).json()["backends"]] == ["echo"]
 
@@ -325,7 +325,7 @@ async def test_an_alias_to_an_unknown_model_is_refused_by_the_supervisor(lab) ->
 async def test_an_unknown_alias_cannot_be_deleted(lab) -> None:
     response = await lab.client.delete("aliases/gpt-5")
 
-    assert (response.status_code, response.json()["error"]["code"]) == (404, "alias_not_found")
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
     assert "gpt-4" in response.json()["error"]["message"]
     assert (await lab.client.delete("aliases/gpt-4?reset=perhaps")).status_code == 400
 

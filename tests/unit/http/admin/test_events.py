@@ -9,8 +9,6 @@ import pytest
 
 from core.wire.control import AdminEvent
 
-PID = 4242
-
 
 def happened(number: int, **data) -> AdminEvent:
     return AdminEvent(id=number, at_unix_s=1.5, kind="replica", subject="echo@echo#0", data=data)
@@ -47,7 +45,7 @@ async def test_events_are_told_as_they_happen(lab) -> None:
         comment, event = await blocks(response, 2)
 
     assert comment == {":": "keep-alive"} or "keep-alive" in json.dumps(comment)
-    assert (event["id"], event["event"]) == (f"{PID}-7", "replica")
+    assert (event["id"], event["event"]) == ("7", "replica")
     assert json.loads(event["data"]) == {"at_unix_s": 1.5, "subject": "echo@echo#0", "data": {"after": "ready"}}
     assert lab.supervisor.commands[0].after is None
 
@@ -63,24 +61,15 @@ async def test_a_silent_stream_has_comments(lab) -> None:
 @pytest.mark.parametrize("way", ["header", "query"])
 async def test_a_listener_that_comes_back_hears_what_it_missed(lab, way) -> None:
     lab.supervisor.tell(happened(1), happened(2), happened(3))
-    headers = {"last-event-id": f"{PID}-1"} if way == "header" else {}
-    url = f"events?after={PID}-1" if way == "query" else "events"
+    headers = {"last-event-id": "1"} if way == "header" else {}
+    url = "events?after=1" if way == "query" else "events"
     async with lab.client.stream("GET", url, headers=headers) as response:
         told = await blocks(response, 3)
 
-    assert [block["id"] for block in told if "id" in block] == [f"{PID}-2", f"{PID}-3"]
+    assert [block["id"] for block in told if "id" in block] == ["2", "3"]
 
 
-async def test_to_a_listener_of_an_earlier_supervisor_all_is_news(lab) -> None:
-    """Numbers begin anew with a supervisor: 500 of the old one says nothing about the new one's."""
-    lab.supervisor.tell(happened(1), happened(2))
-    async with lab.client.stream("GET", "events", headers={"last-event-id": f"{PID - 1}-500"}) as response:
-        told = await blocks(response, 3)
-
-    assert [block["id"] for block in told if "id" in block] == [f"{PID}-1", f"{PID}-2"]
-
-
-@pytest.mark.parametrize("wrong", ["x", "-", "1", "1-", "-1", "1-2-3", "1-" + "9" * 30, "\u0661-\u0662"])
+@pytest.mark.parametrize("wrong", ["x", "-", "-1", "1-2", "1.0", "9" * 30, "\u0661"])
 async def test_an_id_that_is_none_is_refused(lab, wrong) -> None:
     headers = [(b"last-event-id", wrong.encode())]
     response = await lab.client.get("events", headers=headers)
