@@ -43,6 +43,10 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--reset", nargs="+", metavar="NAME", help="take back what was changed of deployments, @backends and aliases"
     )
     taking_back.add_argument("--all", action="store_true", help="take back all that was changed at run time")
+    resetting = managing("reset", deployments.reset, "take back what was changed at run time")
+    whose = resetting.add_mutually_exclusive_group(required=True)
+    whose.add_argument("names", nargs="*", default=[], metavar="NAME", help="a deployment, an alias, or @backend")
+    whose.add_argument("--all", action="store_true", help="everything")
     for word, enabled in (("enable", True), ("disable", False)):
         command = managing(word, deployments.set_enabled(enabled), f"{word} a deployment, or a whole backend")
         command.add_argument("name", metavar="NAME", help="model@backend, or a backend with --backend")

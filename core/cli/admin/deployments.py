@@ -11,7 +11,7 @@ from typing import Any
 from core.cli.admin.client import Client, path_of
 from core.cli.common import print_columns
 
-__all__ = ["deployments", "limits", "set_enabled", "set_key", "show_overrides"]
+__all__ = ["deployments", "limits", "reset", "set_enabled", "set_key"]
 
 _COLUMNS = ("enabled", "priority", "weight", "replicas", "pinned")
 _LIMITS = ("max_waiting", "max_waiting_prompt_tokens")
@@ -19,11 +19,9 @@ _LIMITS = ("max_waiting", "max_waiting_prompt_tokens")
 
 def deployments(arguments: argparse.Namespace) -> int:
     """Print every deployment, what was changed of it at run time marked; or take changes back."""
-    names = ["*"] if arguments.all else arguments.reset
+    if arguments.reset or arguments.all:
+        return _reset(arguments, arguments.reset)
     with Client(arguments) as client:
-        if names:
-            left = client.ask("POST", "reset", body={"names": names})
-            return show_overrides(left, as_json=arguments.json)
         told = client.ask("GET", "deployments")
     if arguments.json:
         print(json.dumps(told["deployments"], indent=2))
@@ -39,6 +37,11 @@ def deployments(arguments: argparse.Namespace) -> int:
         note = "[ ]: the configured value of what was changed at run time; deployments --reset NAME takes it back"
         print(note, file=sys.stderr)
     return 0
+
+
+def reset(arguments: argparse.Namespace) -> int:
+    """Take changes back, and print what is changed still."""
+    return _reset(arguments, arguments.names)
 
 
 def set_enabled(enabled: bool) -> Callable[[argparse.Namespace], int]:  # noqa: FBT001 - two commands, one each
@@ -78,9 +81,10 @@ def limits(arguments: argparse.Namespace) -> int:
     return _patch(arguments, changes, shown=_LIMITS)
 
 
-def show_overrides(left: dict[str, Any], *, as_json: bool) -> int:
-    """Print what is changed at run time."""
-    if as_json:
+def _reset(arguments: argparse.Namespace, names: list[str]) -> int:
+    with Client(arguments) as client:
+        left = client.ask("POST", "reset", body={"names": ["*"] if arguments.all else names})
+    if arguments.json:
         print(json.dumps(left, indent=2))
         return 0
     lines = [

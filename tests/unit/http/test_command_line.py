@@ -64,6 +64,10 @@ async def test_changes_are_taken_back_by_name_or_all(run, lab, capsys) -> None:
     await lab.client.put("aliases/x", json={"models": ["echo", "org/big"]})
     assert await run("deployments", "--reset", "echo@echo") == 0
     assert capsys.readouterr().out == "@echo: enabled = false\nx -> echo, org/big\n"
+    assert await run("reset", "@echo") == 0
+    assert capsys.readouterr().out == "x -> echo, org/big\n"
+    assert await run("reset", "--all") == 0
+    assert capsys.readouterr().out == "Nothing is changed: all is as configured.\n"
     assert await run("deployments", "--all") == 0
     assert capsys.readouterr().out == "Nothing is changed: all is as configured.\n"
     assert await run("deployments", "--all", "--json") == 0
@@ -296,6 +300,8 @@ async def test_what_is_no_gateway_is_said_so(lab, capsys) -> None:
         ["priority", "a@b", "1", "--reset"],
         ["deployments", "--reset", "x", "--all"],
         ["load"],
+        ["reset"],
+        ["reset", "x", "--all"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments, capsys) -> None:

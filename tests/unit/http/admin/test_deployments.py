@@ -208,6 +208,18 @@ async def test_a_load_that_fails_is_503_with_the_reason(lab) -> None:
     assert response.headers["retry-after"] == "30"
 
 
+async def test_a_load_after_a_failure_is_not_told_the_old_failure(lab) -> None:
+    """The news of the load may come later than its answer."""
+    lab.supervisor.set(ReplicaStatus(replica="echo@echo#0", state="failed", reason="the old one"))
+    lab.supervisor.replies.append(AdminReply(body=b'{"replicas": [{"replica": "echo@echo#0", "state": "starting"}]}'))
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.1, lab.supervisor.set, ReplicaStatus(replica="echo@echo#0", state="starting"))
+    loop.call_later(0.2, lab.supervisor.set, ready("echo@echo#0"))
+    response = await lab.client.post("deployments/echo@echo/load?wait_s=8")
+
+    assert (response.status_code, response.json()["done"]) == (200, True)
+
+
 async def test_a_restart_is_over_when_no_old_replica_is_left(lab) -> None:
     """Both are ready all the time, the first of them new, then the second."""
     lab.supervisor.set(ready("echo@echo#0", "a"), ready("echo@echo#1", "b"))
