@@ -16,6 +16,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -31,6 +32,7 @@ from core.gateway.fleet import Fleet
 from core.http import admin, routes
 from core.http.gateway import Gateway
 from core.http.guardian import Guardian, end_with_parent
+from core.http.hangup import Hangup
 from core.observe import configure_logging
 from core.registry import (
     Generation,
@@ -43,9 +45,10 @@ from core.registry import (
 )
 from core.registry.registry import RegistryError
 from core.routing.table import Table
-from core.settings import Settings, SettingsError, load_settings
+from core.settings import Settings, SettingsError, hand_over, handed_over, load_settings
 from core.supervisor.loop import SOCKET_NAME, Supervisor
 from core.supervisor.store import OverrideStore
+from core.wire.control import Configuration
 
 __all__ = ["app", "create_app"]
 
@@ -58,19 +61,20 @@ _FIRST_SNAPSHOT_TIMEOUT_S = 10.0
 def create_app(settings: Settings | None = None) -> Sanic[Any, Any]:
     """Build the Sanic application.
 
-    ``settings`` default to `load_settings`.
+    ``settings`` default to those of the gateway that this process is a part of, else to `load_settings`. If they are
+    given, there is nothing that a reload could read again.
 
     Raises:
         SettingsError: the configuration is wrong.
     """
-    settings = settings or load_settings()
+    given, run_dir = settings is not None, _inherited_run_dir()
+    settings = settings or (handed_over(run_dir) if run_dir else None) or load_settings()
     configure_logging(settings.log_level)
     application: Sanic[Any, Any] = Sanic("ai_gateway", configure_logging=True)
     stop_s = settings.supervisor.drain_timeout_s
     application.config.update(
         REQUEST_MAX_SIZE=settings.limits.max_body_bytes,
-        # Both count silence; the gateway has deadlines of its own, and these must lie beyond them.
-        RESPONSE_TIMEOUT=settings.limits.timeout_s + 60,
+        **_timeouts(settings),
         GRACEFUL_SHUTDOWN_TIMEOUT=stop_s,
         KEEP_ALIVE_TIMEOUT=75,
         FALLBACK_ERROR_FORMAT="json",
@@ -78,7 +82,7 @@ def create_app(settings: Settings | None = None) -> Sanic[Any, Any]:
         MOTD=False,
     )
     routes.install(application)
-    parts = _Parts(settings)
+    parts = _Parts(settings, read_settings=None if given else load_settings)
     application.register_listener(parts.main_process_ready, "main_process_ready")
     application.register_listener(parts.main_process_stop, "main_process_stop")
     application.register_listener(parts.before_server_start, "before_server_start")
@@ -88,11 +92,17 @@ def create_app(settings: Settings | None = None) -> Sanic[Any, Any]:
     return application
 
 
+def _timeouts(settings: Settings) -> dict[str, float]:
+    # It counts silence; the gateway has deadlines of its own, and it must lie beyond them.
+    return {"RESPONSE_TIMEOUT": settings.limits.timeout_s + 60}
+
+
 class _Parts:
     """What is started and stopped with the server, in each of Sanic's processes."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, read_settings: Callable[[], Settings] | None) -> None:
         self._settings = settings
+        self._read_settings = read_settings
         self._guardian: Guardian | None = None
         self._fleet: Fleet | None = None
         self._following: asyncio.Task[None] | None = None
@@ -109,7 +119,10 @@ class _Parts:
         run_dir = _new_run_dir()
         os.environ[_RUN_DIR_VARIABLE] = f"{os.getpid()}:{run_dir}"
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(run_dir / "metrics")
-        self._guardian = Guardian(application, self._settings, run_dir)
+        hand_over(self._settings, run_dir)
+        may_reload = self._read_settings is not None
+        self._guardian = Guardian(application, self._settings, run_dir, may_reload=may_reload)
+        signal.signal(signal.SIGHUP, Hangup(self._guardian.reload))
 
     async def main_process_stop(self, _application: Sanic[Any, Any]) -> None:
         if self._guardian is not None:
@@ -137,7 +150,13 @@ class _Parts:
             observers=make_observers(registry),
             started_unix_s=int(time.time()),
         )
-        fleet.on_configuration = gateway.take_over
+
+        def take_over(configuration: Configuration) -> None:
+            gateway.take_over(configuration)
+            application.config.update(_timeouts(gateway.settings))
+            configure_logging(gateway.settings.log_level)
+
+        fleet.on_configuration = take_over
         self._following = asyncio.create_task(fleet.follow())
         with contextlib.suppress(TimeoutError):  # without a supervisor the worker answers too: 503, and why
             async with asyncio.timeout(_FIRST_SNAPSHOT_TIMEOUT_S):
@@ -167,7 +186,9 @@ class _Parts:
             launcher=make_launcher(registry, self._settings),
             observers=make_observers(registry),
             run_dir=run_dir,
+            read_settings=self._read_settings,
         )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, Hangup(self._supervisor.reload))
         self._supervising = asyncio.create_task(self._supervisor.run())
 
 

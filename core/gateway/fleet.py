@@ -70,8 +70,14 @@ class Fleet:
 
     def status(self, deployment: str) -> DeploymentStatus:
         """What the supervisor last said of a deployment; ``stopped`` before it said anything."""
-        return self._statuses.get(deployment) or DeploymentStatus(
-            deployment=deployment, state="stopped", reason="the supervisor is away; it is being restarted"
+        if status := self._statuses.get(deployment):
+            return status
+        known = self.table.deployments.get(deployment)
+        return DeploymentStatus(
+            deployment=deployment,
+            state="stopped",
+            reason="the supervisor is away; it is being restarted",
+            on_demand=known is not None and known.on_demand,
         )
 
     def ready(self, deployment: str) -> Mapping[str, Replica]:
@@ -84,11 +90,10 @@ class Fleet:
         return known.load if known else replica.load
 
     def is_coming(self, deployment: Deployment) -> bool:
-        """Whether a request may wait for it: it is loaded on demand, and no failure holds the load up."""
+        """Whether a request may wait for it: it is loaded when one asks for it, and no failure holds the load up."""
         status = self.status(deployment.id)
         held_up = bool(status.replicas) and all(replica.retry_in_s is not None for replica in status.replicas)
-        on_demand = deployment.on_demand or status.on_demand  # not so declared, but unloaded for another
-        return on_demand and status.state in {"stopped", "starting", "draining"} and not held_up
+        return status.on_demand and status.state in {"stopped", "starting", "draining"} and not held_up
 
     @property
     def fingerprint_matches(self) -> bool:

@@ -28,7 +28,7 @@ from sanic.exceptions import ServerKilled
 from sanic.worker.manager import WorkerManager
 from sanic.worker.process import WorkerProcess
 
-from core.settings import Settings
+from core.settings import Settings, handed_over
 
 __all__ = ["Guardian", "end_with_parent"]
 
@@ -41,12 +41,13 @@ _METRICS_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 class Guardian:
     """Starts the supervisor and restarts it, and HTTP workers, when they die. Lives in Sanic's main process."""
 
-    def __init__(self, app: Sanic[Any, Any], settings: Settings, run_dir: Path) -> None:
+    def __init__(self, app: Sanic[Any, Any], settings: Settings, run_dir: Path, *, may_reload: bool) -> None:
         self._app = app
         # setattr: to a type checker a method cannot be replaced
         setattr(app.manager, "wait_for_ack", functools.partial(_wait_for_ack, app.manager))  # noqa: B010
         self._settings = settings
         self._run_dir = run_dir
+        self._may_reload = may_reload
         self._stopping = threading.Event()
         self._buried: set[int] = set()
         self._shutting_down_s = 0.0
@@ -68,6 +69,13 @@ class Guardian:
             self._supervisor.wait()
         shutil.rmtree(self._run_dir, ignore_errors=True)
 
+    def reload(self) -> None:
+        """Have the supervisor read the configuration again; it says in the log what came of it."""
+        if self._supervisor.poll() is None:
+            self._supervisor.send_signal(signal.SIGHUP)
+        else:
+            _log.error("the configuration is not read again: the supervisor is away. Try again")
+
     def _start_supervisor(self) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C in the terminal is for the gateway, which then drains its replicas.
         process = subprocess.Popen(
@@ -78,7 +86,8 @@ class Guardian:
         )
         order = {
             "run_dir": str(self._run_dir),
-            "settings": self._settings.model_dump(mode="json"),
+            "settings": (handed_over(self._run_dir) or self._settings).model_dump(mode="json"),
+            "may_reload": self._may_reload,
             # Sanic's helper process does not notice when the main process is killed; the supervisor ends it then.
             "orphans": [child.pid for child in multiprocessing.active_children()],
         }
@@ -161,7 +170,7 @@ def _wait_for_ack(manager: WorkerManager) -> None:
 
 
 def end_with_parent(grace_s: float) -> None:
-    """In a process that Sanic spawned: end it when the main process is gone.
+    """In a process that Sanic spawned: end it when the main process is gone, and leave SIGHUP to that.
 
     First as SIGTERM does, which lets running requests finish; after ``grace_s`` seconds for certain.
     Does nothing in the main process.
@@ -169,6 +178,7 @@ def end_with_parent(grace_s: float) -> None:
     parent = multiprocessing.parent_process()
     if parent is None:
         return
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def watch() -> None:
         wait([parent.sentinel])

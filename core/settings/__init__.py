@@ -8,6 +8,7 @@ compares. Unknown keys are errors. The tables ``[backends.*]``, ``[policies.*]``
 
 from __future__ import annotations
 
+from core.settings.handover import hand_over, handed_over
 from core.settings.load import CONFIG_ENVIRONMENT, Settings, SettingsError, load_settings
 from core.settings.tables import (
     AdminTable,
@@ -34,5 +35,7 @@ __all__ = [
     "SettingsError",
     "SupervisorTable",
     "WeightsTable",
+    "hand_over",
+    "handed_over",
     "load_settings",
 ]

@@ -1,7 +1,8 @@
 """``python -m core.supervisor``: the supervisor's process, a child of the gateway's main process.
 
 Standard input carries one line of JSON, an `Order`, and then stays open: its end means that the main
-process is gone. That and SIGTERM drain; a second SIGTERM kills; SIGINT is the main process's business.
+process is gone. That and SIGTERM drain; a second SIGTERM kills; SIGHUP reads the configuration again; SIGINT is the
+main process's business.
 Exit codes: 0 every replica has ended, 2 no usable order, settings or plugins.
 """
 
@@ -25,7 +26,7 @@ import psutil
 
 from core.observe import configure_logging
 from core.registry import RegistryError, load_registry, make_launcher, make_observers
-from core.settings import Settings
+from core.settings import Settings, hand_over, load_settings
 from core.supervisor.loop import Supervisor
 from core.supervisor.store import OverrideStore
 
@@ -38,17 +39,20 @@ class Order(msgspec.Struct, frozen=True):
     Attributes:
         run_dir: where the sockets are; removed here when the main process can no longer do it.
         settings: all settings, as JSON values.
+        may_reload: whether there is a configuration that can be read again.
         orphans: process ids of the main process's helpers, which do not notice its death; killed here then.
     """
 
     run_dir: str
     settings: dict[str, Any]
+    may_reload: bool = True
     orphans: tuple[int, ...] = ()
 
 
 def main() -> int:
     """Be the supervisor until told to stop; return the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     configure_logging("INFO")
     parent = os.getppid()
     stdin = io.FileIO(0, closefd=False)
@@ -67,6 +71,8 @@ def main() -> int:
             launcher=launcher,
             observers=observers,
             run_dir=run_dir,
+            read_settings=load_settings if order.may_reload else None,
+            configuration_replaced=lambda settings: hand_over(settings, run_dir),
         )
     except (msgspec.DecodeError, ValueError, RegistryError) as error:
         _log.error("the supervisor cannot start: %s", error)
@@ -107,6 +113,7 @@ async def _serve(supervisor: Supervisor, stdin: io.FileIO) -> bool:
                 supervisor.stop()
 
     loop.add_signal_handler(signal.SIGTERM, terminate)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
     transport, _ = await loop.connect_read_pipe(Parent, stdin)
     await supervisor.run()
     told = True  # closing standard input ourselves is no news

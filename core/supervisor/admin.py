@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from core.registry import Generation, Registry, build_generation, installed_since
+from core.registry import Generation, Registry, build_generation, installed_since, make_policies
 from core.settings import Settings, SettingsError
 from core.supervisor.events import Events
 from core.supervisor.overrides import Known, RefusedError, apply, joined, parted, sensible, why_disabled
@@ -199,6 +199,7 @@ class Administration:
                 "There is no configuration to be read again: this gateway was given its settings by the program that "
                 "made it, create_app(settings=...)."
             )
+            _log.error("the configuration is not read again. %s", message)
             raise RefusedError(409, "no_configuration", message)
         before = who.generation
         try:
@@ -207,6 +208,7 @@ class Administration:
             settings = with_what_stays(before.configured, read)
             kept = joined(self._dormant, before.overrides)
             sense = self._sensible(settings, kept, number=before.number + 1)
+            make_policies(self._registry, sense[0].settings, sense[0].table)
         except SettingsError as error:
             message = "\n".join([str(error), *installed_since(self._registry)])
             if not dry_run:
@@ -219,12 +221,15 @@ class Administration:
             "changed": list(found.changed),
             "restart_needed": [*found.restart_needed, *installed_since(self._registry)],
         }
-        if dry_run or not found.changed:
+        if dry_run:
+            return told
+        if not found.changed:
+            _log.info("the configuration was read again; nothing has changed")
             return told
         if settings != before.configured:
             generation = self._in_effect(*sense)
             told["generation"] = generation.number
-            await asyncio.to_thread(self._configuration_replaced, settings)
+            await self._hand_over(settings)
             await who.take_over(generation)
         keys = ", ".join(str(one["key"]) for one in found.changed)
         _log.info("generation %d: the configuration was read again; changed: %s", told["generation"], keys)
@@ -232,3 +237,9 @@ class Administration:
             _log.warning("%s", sentence)
         self._events.add("configuration", data=told)
         return told
+
+    async def _hand_over(self, settings: Settings) -> None:
+        try:
+            await asyncio.to_thread(self._configuration_replaced, settings)
+        except OSError as error:
+            _log.warning("processes that are restarted will begin with the old configuration: %s", error)

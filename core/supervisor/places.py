@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from core.registry import DeploymentWeights, Generation
@@ -70,6 +71,8 @@ class Places:
             if slot is None:
                 missing = what_is_missing(weights) if missing is None else missing
                 replica = new_replica(deployment, index, disabled=disabled, missing=missing)
+                if slots:  # an operator took the deployment out of service, not one of its replicas
+                    replica = dataclasses.replace(replica, out=slots[0].replica.out)
                 slots.append(Slot(deployment, weights, replica))
                 continue
             slot.deployment, slot.weights = deployment, weights

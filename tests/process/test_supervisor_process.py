@@ -173,7 +173,7 @@ async def test_a_second_sigterm_does_not_wait(start, submit, gone):
 
 
 async def test_a_killed_supervisor_leaves_replicas_that_drain_and_its_successor_serves(start, submit, gone, until):
-    first = start(tokens=40, tokens_per_s=20)
+    first = start(tokens=100, tokens_per_s=20)
     before = await first.ready()
     end = await submit(before.socket)
     first.process.kill()
