@@ -59,7 +59,8 @@ class Lab:
             declared_by="test",
         )
         self.deployments[name] = made
-        self.statuses.setdefault(name, DeploymentStatus(deployment=name, state="stopped"))
+        stopped = DeploymentStatus(deployment=name, state="stopped", on_demand=made.on_demand)
+        self.statuses.setdefault(name, stopped)
         return made
 
     async def replica(self, name: str, script: Script) -> None:
@@ -97,6 +98,7 @@ class Lab:
 
     def set(self, name: str, state: Any, **changes: Any) -> None:
         """Publish a snapshot in which a deployment has this state."""
+        changes.setdefault("on_demand", self.deployments[name].on_demand)
         self.statuses[name] = DeploymentStatus(deployment=name, state=state, **changes)
         self.publish()
 
