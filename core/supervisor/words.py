@@ -46,7 +46,10 @@ def log_line(before: Replica, after: Replica, *, now_s: float, log_dir: Path) ->
     if after.reason:
         text += f": {after.reason}"
     if after.failures <= before.failures or after.process is not None:
-        return logging.INFO, text
+        # Who asked for it is told; of what was to load by itself nobody else would hear.
+        unasked = before.process is not None and not before.process.demanded
+        left_out = after.state == "stopped" and after.displaced == "refused" and unasked
+        return logging.WARNING if left_out else logging.INFO, text
     wait = None if after.start_at_s is None else f"{after.start_at_s - now_s:.1f} s"
     load = f"remove the cause, then: python -m core load {after.name.rpartition('#')[0]}"
     plan = f"starting it again in {wait}" if wait else f"not starting it again; {load}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 
 import hypothesis.strategies as st
@@ -20,6 +21,7 @@ from core.supervisor.replica_events import (
     Exited,
     GiveWay,
     Launched,
+    NoRoom,
     Reported,
     RetireAnswered,
     Stop,
@@ -30,6 +32,7 @@ from core.supervisor.replica_events import (
 from core.supervisor.room import Room, limits_of
 from core.supervisor.slots import Slot
 from core.supervisor.state import decide
+from core.supervisor.words import log_line
 from core.wire.frames import Status
 
 TIMING = SupervisorTable(backoff_initial_s=1.0, backoff_max_s=4.0, stall_timeout_s=1e6, load_timeout_s=1e6)
@@ -404,3 +407,17 @@ def test_the_limit_is_the_machines_unless_it_is_set(monkeypatch, limit, host):
     monkeypatch.setattr("core.supervisor.room.host_bytes", lambda: 77)
     table = SupervisorTable(memory_limit_bytes=limit, device_memory_limit_bytes=3)
     assert limits_of(table) == Limits(host=host, device=3)
+
+
+def test_what_was_to_load_by_itself_and_does_not_fit_is_a_warning(tmp_path):
+    """Who asked for it is told by a 503; otherwise nobody would hear of it."""
+
+    def level(*, demanded):
+        process = Process(start=1, launched_s=0.0, demanded=demanded)
+        before = Replica(name="m@b#0", state="starting", process=process)
+        after, _ = decide(before, NoRoom(1, "does not fit: it is big", 1.0), 5.0, TIMING)
+        return log_line(before, after, now_s=5.0, log_dir=tmp_path)
+
+    text = "m@b#0: stopped (was starting): does not fit: it is big"
+    assert level(demanded=False) == (logging.WARNING, text)
+    assert level(demanded=True) == (logging.INFO, text)
