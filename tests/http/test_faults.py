@@ -23,14 +23,14 @@ SETTINGS = Settings(
     routing=RoutingTable(breaker_open_s=1.5),
     supervisor=SupervisorTable(
         backoff_initial_s=0.2,
-        stall_timeout_s=3.0,
+        stall_timeout_s=4.0,
         drain_timeout_s=5.0,
         kill_after_s=1.0,
         status_interval_s=0.05,
     ),
     policies={"lowest_latency": {"half_life_s": 0.5}},  # so that a replica that was slow once is met again
 )
-OPTIONS = RouteOptions(attempt_timeout_s=1.5, continuation="off")
+OPTIONS = RouteOptions(attempt_timeout_s=1.0, continuation="off")
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from core.routing.routes import RouteOptions
 from core.settings import Settings
 
-__all__ = ["AFTER_TOKENS", "DRILLS", "TOKENS", "Drill", "time_of"]
+__all__ = ["AFTER_TOKENS", "DRILLS", "TOKENS", "Drill", "limits_of", "time_of"]
 
 TOKENS = 24
 """Words of each answer."""
@@ -118,16 +118,21 @@ DRILLS: tuple[Drill, ...] = (
 )
 
 
-def time_of(drill: Drill, settings: Settings, options: RouteOptions) -> tuple[float, str]:
-    """Seconds that a request of this drill takes at the longest by these settings, and the setting that says so."""
+def limits_of(drill: Drill, settings: Settings, options: RouteOptions) -> list[tuple[float, str]]:
+    """What ends a request of this drill by these settings: seconds, and the setting that says so; the soonest first."""
     stall = (settings.supervisor.stall_timeout_s, "supervisor.stall_timeout_s")
     if drill.waits == "stall":
-        return stall
+        return [stall]
     if drill.waits == "first_token":
         limits = [stall, (settings.limits.first_token_timeout_s, "limits.first_token_timeout_s")]
         if options.attempt_timeout_s is not None:
             limits.append((options.attempt_timeout_s, "attempt_timeout_s"))
-        return min(limits)
+        return sorted(limits)
     if drill.breaker:
-        return settings.routing.breaker_open_s, "routing.breaker_open_s"
-    return _SOON_S, ""
+        return [(settings.routing.breaker_open_s, "routing.breaker_open_s")]
+    return [(_SOON_S, "")]
+
+
+def time_of(drill: Drill, settings: Settings, options: RouteOptions) -> tuple[float, str]:
+    """Seconds that a request of this drill takes at the longest by these settings, and the setting that says so."""
+    return limits_of(drill, settings, options)[0]

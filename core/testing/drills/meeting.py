@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator, Sequence
 
 from core.testing.drills.asking import Heard, expected_text
 from core.testing.drills.configuration import SOUND
-from core.testing.drills.declared import AFTER_TOKENS, Drill, time_of
+from core.testing.drills.declared import AFTER_TOKENS, Drill, limits_of
 from core.testing.drills.ground import Finding, Ground, Verdict
 
 __all__ = ["meet"]
@@ -19,6 +20,7 @@ _READY_S = 60.0
 _MEET_S = 15.0
 _SETTLED_S = 10.0
 _REQUESTS_UNCOUNTED = 6
+_APART_S = 2.0
 
 
 async def meet(drill: Drill, ground: Ground) -> Finding:
@@ -32,7 +34,9 @@ class _Meeting:
     def __init__(self, drill: Drill, ground: Ground) -> None:
         self._drill = drill
         self._ground = ground
-        self._longest_s, _ = time_of(drill, ground.settings, ground.options)
+        (self._longest_s, self._limit), *later = limits_of(drill, ground.settings, ground.options)
+        # What would help where the first limit did not; too near, and the two cannot be told apart.
+        self._next_s = next((at_s for at_s, _ in later if at_s >= self._longest_s + _APART_S), math.inf)
         # A replica that ends may have to come back before the second kind of request meets it.
         self._meet_s = _MEET_S + self._longest_s + 2 * ground.settings.supervisor.backoff_initial_s
 
@@ -48,7 +52,7 @@ class _Meeting:
         hit = [one for one in heard if one.id in known]
         verdict: Verdict = "ok"
         seen = self._summary(heard, hit)
-        if complaint := self._complaint(heard) or await self._lie():
+        if complaint := self._complaint(heard) or await self._still_there() or await self._lie():
             verdict, seen = "failed", complaint
         elif drill.counts and len({one.streamed for one in hit}) < len(kinds):
             verdict, seen = "unmet", f"of {len(heard)} requests {len(hit)} reached the faulty replica"
@@ -95,6 +99,8 @@ class _Meeting:
         expected = expected_text(one.prompt)
         if one.ending == "late":
             yield f"{kind} hung: {one.detail}"
+        elif one.took_s > self._next_s:
+            yield f"{kind} took {one.took_s:.1f} s, although {self._limit} is {self._longest_s:g}"
         elif one.ending == "illegal":
             yield f"{kind} ended in no legal way: {one.detail}"
         elif one.ending == "whole" and one.text != expected:
@@ -111,6 +117,17 @@ class _Meeting:
             return True
         broken_off = hit and one.streamed and self._drill.breaks == "after"
         return broken_off and self._ground.options.continuation == "off" and len(one.text.split()) <= AFTER_TOKENS
+
+    async def _still_there(self) -> str:
+        """What goes on in a replica that lives, although its request was given up."""
+        if math.isinf(self._next_s):
+            return ""
+        within_s = (self._next_s - self._longest_s) / 2
+        if await self._ground.health.until(
+            lambda: not self._ground.faulty(self._drill)["in_flight"], within_s=within_s
+        ):
+            return ""
+        return f"a request that was given up after {self._limit} still runs in the faulty replica"
 
     async def _lie(self) -> str:
         """What ``/health`` does not say of the faulty replica although it is so."""
