@@ -101,14 +101,17 @@ def eventually(condition: Callable[[], Any], *, within_s: float = 15.0) -> Any:
 
 
 @contextlib.contextmanager
-def start_gateway(config: str, *options: str, wait: bool = True, quick: bool = True) -> Iterator[Gateway]:
+def start_gateway(
+    config: str, *options: str, wait: bool = True, quick: bool = True, folder: Path | None = None
+) -> Iterator[Gateway]:
     """Serve a configuration until the block ends; then nothing of it is left.
 
     ``options`` are those of ``sanic core.app``. ``wait`` is for the first answer, not for models. ``quick`` puts
-    keys of ``[supervisor]`` before ``config`` that suit tests. Weights come from the usual cache, or from
+    keys of ``[supervisor]`` before ``config`` that suit tests. ``folder`` is where it runs, and stays when it ends: what
+    was changed at run time is found there by the next one. Weights come from the usual cache, or from
     ``GATEWAY_WEIGHTS__CACHE_DIR``.
     """
-    folder = Path(tempfile.mkdtemp(prefix="gw"))
+    kept, folder = folder is not None, folder or Path(tempfile.mkdtemp(prefix="gw"))
     (folder / "gateway.toml").write_text(_QUICK + config if quick else config)
     port = _free_port()
     log = folder / "log"
@@ -147,4 +150,5 @@ def start_gateway(config: str, *options: str, wait: bool = True, quick: bool = T
             for child in known:
                 with contextlib.suppress(psutil.Error):
                     child.kill()
-            shutil.rmtree(folder, ignore_errors=True)
+            if not kept:
+                shutil.rmtree(folder, ignore_errors=True)
