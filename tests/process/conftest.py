@@ -22,7 +22,7 @@ from core.settings import BackendTable, DeploymentTable, PluginsTable, Settings
 from core.supervisor.local import LocalLauncher
 from core.supervisor.loop import SOCKET_NAME, Supervisor
 from core.supervisor.store import OverrideStore
-from core.wire.control import ControlHello, FromSupervisor
+from core.wire.control import AdminHello, AdminReply, Change, ControlHello, FromAdmin, FromSupervisor
 from core.wire.frames import PROTOCOL, Accepted, Done, FromReplica, Hello, Submit, Welcome
 from core.wire.stream import connect
 
@@ -99,12 +99,14 @@ async def submit():
     """Begin a request at a replica, past ``Accepted``; the answer's ``end`` waits for `Done`."""
     streams = []
 
+    def request(text: str) -> ChatRequest:
+        return ChatRequest(id="1", messages=(Message(role="user", content=(Content(text=text),)),))
+
     async def submit(socket: str, text: str = "hello"):
         stream = await connect(socket, FromReplica, max_frame_bytes=LIMIT_BYTES)
         streams.append(stream)
         stream.send(Hello(protocol=PROTOCOL, fingerprint="f", peer="worker"))
-        message = Message(role="user", content=(Content(text=text),))
-        stream.send(Submit(request=ChatRequest(id="1", messages=(message,)), timeout_s=60))
+        stream.send(Submit(request=request(text), timeout_s=60))
         seen = []
         while len(seen) < 2:
             seen += await stream.receive()
@@ -119,6 +121,7 @@ async def submit():
 
         return end
 
+    submit.request = request("hello")
     yield submit
     for stream in streams:
         stream.close()
@@ -196,6 +199,7 @@ class House:
     """A supervisor at work, and a way to see what it says."""
 
     def __init__(self, folder: Path, deployments, timing, observers=()) -> None:
+        self.settings_now = None  # what a reload reads; an exception is raised
         self.run_dir = folder / "run"
         self.log_dir = folder / "logs"
         self.launcher = CountingLauncher()
@@ -209,12 +213,42 @@ class House:
             launcher=self.launcher,
             observers=observers,
             run_dir=self.run_dir,
+            read_settings=self._read,
         )
         self.running = asyncio.create_task(self.supervisor.run())
 
-    def replica(self, name="echo", index=0):
+    def _read(self) -> Settings:
+        if isinstance(self.settings_now, Exception):
+            raise self.settings_now
+        return self.settings_now or self.configured
+
+    def with_deployment(self, name="echo@echo", **changes) -> Settings:
+        """The settings with some keys of a deployment changed."""
+        table = self.configured.deployments[name].model_copy(update=changes)
+        return self.configured.model_copy(update={"deployments": {**self.configured.deployments, name: table}})
+
+    async def ask(self, command) -> AdminReply:
+        """Send a command as an operator's process does."""
+        stream = await connect(str(self.run_dir / SOCKET_NAME), FromAdmin, max_frame_bytes=LIMIT_BYTES)
+        stream.send(AdminHello(protocol=PROTOCOL))
+        stream.send(command)
+        (reply,) = await stream.receive()
+        stream.close()
+        return reply
+
+    async def change(self, name="echo@echo", **keys) -> AdminReply:
+        """Change a deployment; this must be possible."""
+        reply = await self.ask(Change(deployments={name: keys}))
+        assert reply.status == 200, reply.message
+        return reply
+
+    def replicas(self, name="echo"):
+        """What a snapshot lists of a deployment."""
         deployments = {one.deployment.partition("@")[0]: one for one in self.supervisor.snapshot().deployments}
-        return deployments[name].replicas[index]
+        return deployments[name].replicas if name in deployments else ()
+
+    def replica(self, name="echo", index=0):
+        return self.replicas(name)[index]
 
     async def until(self, state, name="echo", *, within_s=40.0, restarts=0):
         """Wait until the replica is in ``state``, after so many restarts or more; return its status."""
@@ -255,5 +289,6 @@ async def house(folder):
     for one in houses:
         one.supervisor.kill()
         await asyncio.wait_for(one.running, 15)
+    for one in houses:
         assert not [pid for pid in one.launcher.pids if psutil.pid_exists(pid)], "a process was left behind"
         assert not list((one.run_dir / "r").iterdir()), "a socket or scratch folder was left behind"

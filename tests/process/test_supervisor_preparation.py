@@ -48,7 +48,9 @@ async def test_weights_that_get_prepared_are_noticed(house, echo, weights, prepa
     assert "there is nothing at " in here.replica().reason
     weights.write_bytes(b"w")
     await until(lambda: "there is nothing at " not in here.replica(index=1).reason)
-    missing = "weights are fetched, but not yet prepared for echo_echo; prepare them with: python -m core pull echo@echo_echo"
+    missing = (
+        "weights are fetched, but not yet prepared for echo_echo; prepare them with: python -m core pull echo@echo_echo"
+    )
     assert [(one.state, one.reason) for one in (here.replica(), here.replica(index=1))] == [("absent", missing)] * 2
     assert changes == [], "a start was tried"
     made = weights.with_suffix(".made")
