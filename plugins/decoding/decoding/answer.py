@@ -61,7 +61,7 @@ class Answer:
             return self.end("stop")
         if self._splitter is not None and self._splitter.inside:
             self.reasoning_tokens += 1
-        self._writer.count(1, self._logprobs(chosen))
+        self._writer.count(1, self._logprobs(chosen), (chosen.token,))
         return list(self._write(self._detokenizer.push(chosen.token)))
 
     def end(self, reason: FinishReason) -> list[EngineEvent]:

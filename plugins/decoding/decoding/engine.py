@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 
 from core.api import (
     ChatRequest,
@@ -23,6 +23,7 @@ from decoding.device_thread import DeviceThread
 from decoding.generation import Arrival, Generation
 from decoding.pooled import embed, rerank
 from decoding.prompts import Draw, Prompts
+from decoding.remainder import beyond
 from decoding.runner import Embedder, Runner, Scorer
 from decoding.scheduler import Limits
 from decoding.template import ChatTemplate
@@ -99,7 +100,8 @@ class DecodingEngine:
         batch_tokens = self._limits.prefill_tokens_alone
         match request:
             case ChatRequest() | CompletionRequest() if self._generation is not None:
-                return self._generate(request, self._generation)
+                events = self._generate(request, self._generation)
+                return beyond(request, request.continued, events) if request.continued else events
             case EmbeddingsRequest() if self._embedder is not None:
                 return embed(request, self._vocabulary, self._embedder, self._device, batch_tokens=batch_tokens)
             case RerankRequest() if self._scorer is not None:
@@ -112,16 +114,16 @@ class DecodingEngine:
             draws = await asyncio.to_thread(self._prompts.chat, request)
         else:
             draws = await asyncio.to_thread(self._prompts.completion, request)
-        for index, draw in enumerate(draws):
-            if draw.echo:
-                yield TextDelta(choice=index, text=draw.echo, tokens=0)
+        for event in _begun(draws):
+            yield event
         arrived: _Queue = asyncio.Queue()
         try:
-            for draw in draws:
-                draw.row.reader = arrived
-                generation.add(draw.row)
+            left = [draw.row for draw in draws if not draw.row.answer.finished]
+            for row in left:
+                row.reader = arrived
+                generation.add(row)
             self._device.wake()
-            going = len(draws)
+            going = len(left)
             while going:
                 events = await arrived.get()
                 if isinstance(events, EngineError):
@@ -146,11 +148,18 @@ def _deliver(arrivals: list[Arrival]) -> None:
         row.reader.put_nowait(events)
 
 
+def _begun(draws: list[Draw]) -> Iterator[EngineEvent]:
+    for index, draw in enumerate(draws):
+        if draw.echo:
+            yield TextDelta(choice=index, text=draw.echo, tokens=0)
+        yield from draw.begun
+
+
 def _usage(draws: list[Draw], n: int) -> Usage:
     rows = [draw.row for draw in draws]
     return Usage(
-        prompt_tokens=sum(len(row.sequence.prompt) for row in rows[::n]),
+        prompt_tokens=sum(draw.prompt_tokens for draw in draws[::n]),
         completion_tokens=sum(row.answer.tokens for row in rows),
-        cached_tokens=sum(row.sequence.cached for row in rows[::n]),
+        cached_tokens=sum(min(draw.row.sequence.cached, draw.prompt_tokens) for draw in draws[::n]),
         reasoning_tokens=sum(row.answer.reasoning_tokens for row in rows),
     )

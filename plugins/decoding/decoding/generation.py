@@ -47,6 +47,24 @@ class Row:
     max_tokens: int
     reader: Any = None
 
+    def take(self, chosen: Chosen, context_tokens: int) -> list[EngineEvent]:
+        """Return the events of one more token; look at ``answer.finished`` afterwards.
+
+        Raises:
+            EngineError: the row's grammar does not allow it, or the model left the form of a tool call.
+        """
+        answer = self.answer
+        self.sequence.tokens.append(chosen.token)
+        events = answer.push(chosen)
+        if not answer.finished and self.matcher is not None:
+            self.matcher.advance(chosen.token)
+            if self.matcher.stopped:
+                events += answer.end("stop")
+        full = answer.tokens >= self.max_tokens or len(self.sequence.tokens) >= context_tokens
+        if full and not answer.finished:
+            events += answer.end("length")
+        return events
+
 
 class Generation:
     """All rows of one runner.
@@ -187,25 +205,16 @@ class Generation:
         if isinstance(chosen, EngineError):
             self._fail(row.sequence, chosen)
             return
-        sequence, answer = row.sequence, row.answer
-        sequence.tokens.append(chosen.token)
         try:
-            events = answer.push(chosen)
-            if not answer.finished and row.matcher is not None:
-                row.matcher.advance(chosen.token)
-                if row.matcher.stopped:
-                    events += answer.end("stop")
-            full = answer.tokens >= row.max_tokens or len(sequence.tokens) >= self._runner.context_tokens
-            if full and not answer.finished:
-                events += answer.end("length")
+            events = row.take(chosen, self._runner.context_tokens)
         except Exception as error:  # noqa: BLE001 - a row whose text cannot be read ends alone
-            self._fail(sequence, error)
+            self._fail(row.sequence, error)
             return
         if events:
             self._arrivals.append((row, events))
-        if answer.finished:
-            del self._rows[sequence]
-            self._state.release(sequence)
+        if row.answer.finished:
+            del self._rows[row.sequence]
+            self._state.release(row.sequence)
 
     # --- failures
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from core.api import ChatRequest, CompletionRequest, RequestError, Sampling
+from core.api import ChatRequest, CompletionRequest, Continued, EngineError, EngineEvent, RequestError, Sampling
 from decoding import scheduler
 from decoding.answer import Answer
 from decoding.errors import context_exceeded
@@ -13,7 +13,8 @@ from decoding.generation import Row
 from decoding.grammar import Reasoning, answer_grammar, tool_grammar
 from decoding.masks import Matcher
 from decoding.reasoning import ReasoningSplitter
-from decoding.sampling import Chooser, check_bias
+from decoding.remainder import refuse
+from decoding.sampling import Chooser, Chosen, check_bias
 from decoding.template import ChatTemplate
 from decoding.tokens import Vocabulary
 from decoding.tools import PLAIN, CallParser, form_of, tool_prompt
@@ -24,10 +25,19 @@ __all__ = ["Draw", "Prompts", "tokens_of"]
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One choice to generate: its row, and the text that its answer begins with."""
+    """One choice to generate.
+
+    Attributes:
+        row: its row; not to be generated if its answer is finished.
+        echo: the text that its answer begins with.
+        prompt_tokens: of its prompt; the row's may hold more, if its answer began elsewhere.
+        begun: events of the tokens that came elsewhere.
+    """
 
     row: Row
-    echo: str = ""
+    echo: str
+    prompt_tokens: int
+    begun: tuple[EngineEvent, ...] = ()
 
 
 class Prompts:
@@ -83,7 +93,8 @@ class Prompts:
                     splitter = ReasoningSplitter(reasoning.open, reasoning.close, inside=reasoning.opened)
                 writer = AnswerWriter(choice, request.sampling.stop, parser)
                 answer = Answer(self._vocabulary, writer, splitter=splitter, shown=marks, begins=True)
-                yield Draw(self._row(prompt, request.sampling, choice, answer, matcher and matcher.copy()))
+                row = self._row(prompt, request.sampling, choice, answer, matcher and matcher.copy())
+                yield self._draw(row, request.continued)
 
         return list(draws())
 
@@ -107,7 +118,7 @@ class Prompts:
             for choice in range(request.n):
                 writer = AnswerWriter(number * request.n + choice, sampling.stop)
                 answer = Answer(self._vocabulary, writer)
-                draws.append(Draw(self._row(prompt, sampling, choice, answer, None), echo))
+                draws.append(self._draw(self._row(prompt, sampling, choice, answer, None), request.continued, echo))
         return draws
 
     def _row(
@@ -120,6 +131,32 @@ class Prompts:
             matcher=matcher,
             max_tokens=self._context_tokens if sampling.max_tokens is None else sampling.max_tokens,
         )
+
+    def _draw(self, row: Row, continued: Continued | None, echo: str = "") -> Draw:
+        """Return the draw of a row, whose answer may have begun elsewhere.
+
+        What can be repeated, because the draws are or there is none, is repeated step by step: a runtime rounds a step
+        otherwise than a prompt, so only then is the rest what it would have been. Else the tokens join the prompt.
+        """
+        prompt_tokens = len(row.sequence.prompt)
+        if continued is None:
+            return Draw(row, echo, prompt_tokens)
+        if not all(0 <= token < self._known_tokens for token in continued.token_ids):
+            refuse("its tokens are not this model's")
+        if row.chooser.repeatable:
+            row.chooser.replayed.extend(continued.token_ids)
+            return Draw(row, echo, prompt_tokens)
+        begun: list[EngineEvent] = []
+        for token in continued.token_ids:
+            if row.answer.finished:
+                refuse("it was complete already")
+            row.chooser.remember(token)
+            try:
+                begun += row.take(Chosen(token), self._context_tokens)
+            except EngineError:
+                refuse("its tokens are not of the form that was asked for")
+        row.sequence = scheduler.Sequence(tuple(row.sequence.tokens))
+        return Draw(row, echo, prompt_tokens, tuple(begun))
 
     def _matcher(self, request: ChatRequest, reasoning: Reasoning | None) -> Matcher | None:
         param = "response_format"

@@ -8,6 +8,7 @@ first.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -82,6 +83,10 @@ class Chooser:
         prompt: tokens of the prompt.
         choice: number of the choice; choice ``i`` of seed ``s`` draws as choice 0 of seed ``s + i``.
         vocab_size: tokens the tokenizer knows. Logits beyond are padding: never chosen, and in no distribution.
+
+    Attributes:
+        replayed: tokens that come first, whatever would be chosen: an answer that began elsewhere. All else is as if
+            they had been chosen, the random stream included.
     """
 
     def __init__(self, sampling: Sampling, prompt: Sequence[int], *, choice: int, vocab_size: int) -> None:
@@ -99,6 +104,13 @@ class Chooser:
         # A seed may be negative; numpy's may not.
         seed = None if sampling.seed is None else (sampling.seed + choice) % 2**64
         self._stream = np.random.Generator(np.random.PCG64(seed))
+        self._seeded = seed is not None
+        self.replayed: deque[int] = deque()
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same logits give the same tokens another time."""
+        return self.greedy or self._seeded
 
     @property
     def greedy(self) -> bool:
@@ -120,6 +132,13 @@ class Chooser:
     def draw(self) -> float:
         """Return the stream's next number, in [0, 1)."""
         return self._stream.random()
+
+    def settle(self, token: int) -> int:
+        """Return the token that is taken where ``token`` was chosen, and count it."""
+        if self.replayed:
+            token = self.replayed.popleft()
+        self.remember(token)
+        return token
 
     def remember(self, token: int) -> None:
         """Count a token that was chosen."""
@@ -163,8 +182,7 @@ def _choose(raw: Floats, chooser: Chooser, bits: Bits | None) -> Chosen | Engine
             return EngineError("The grammar allows no further token: it became too complex to follow.")
     if not math.isfinite(row[favourite]):  # argmax finds a NaN before any number
         return EngineError("The model's logits are not finite numbers.")
-    token = favourite if chooser.greedy else _sample(row, row[favourite], chooser)
-    chooser.remember(token)
+    token = chooser.settle(favourite if chooser.greedy else _sample(row, row[favourite], chooser))
     if chooser.logprobs is None:
         return Chosen(token)
     return _with_logprobs(raw, token, chooser.logprobs)

@@ -30,20 +30,24 @@ class AnswerWriter:
         self._stops = StopMatcher(stops)
         self._parser = parser
         self._tokens = 0
+        self._ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
         self.finished = False
         self.called = False
 
-    def count(self, tokens: int, logprobs: Sequence[TokenLogprob] = ()) -> None:
-        """Note generated tokens; the next event stands for them."""
+    def count(self, tokens: int, logprobs: Sequence[TokenLogprob] = (), ids: Sequence[int] = ()) -> None:
+        """Note generated tokens; the next event stands for them, and the next text tells their ids."""
         self._tokens += tokens
+        self._ids += ids
         self._logprobs += logprobs
 
     def reasoning(self, text: str) -> Iterator[EngineEvent]:
         """Write reasoning text."""
         if text:
             tokens, logprobs = self._take()
-            yield ReasoningDelta(choice=self._choice, text=text, tokens=tokens, logprobs=logprobs)
+            yield ReasoningDelta(
+                choice=self._choice, text=text, tokens=tokens, logprobs=logprobs, token_ids=self._take_ids()
+            )
 
     def text(self, text: str) -> Iterator[EngineEvent]:
         """Write text as the model wrote it; look at ``finished`` afterwards.
@@ -103,7 +107,13 @@ class AnswerWriter:
     def _text_delta(self, text: str) -> TextDelta:
         kept = self._within(text) if self._stops.stopped else None
         tokens, waiting = self._take()
-        return TextDelta(choice=self._choice, text=text, tokens=tokens, logprobs=waiting if kept is None else kept)
+        return TextDelta(
+            choice=self._choice,
+            text=text,
+            tokens=tokens,
+            logprobs=waiting if kept is None else kept,
+            token_ids=self._take_ids(),
+        )
 
     def _within(self, text: str) -> tuple[TokenLogprob, ...]:
         """The waiting log-probabilities of the tokens that begin inside ``text``: a stop string has none."""
@@ -119,3 +129,7 @@ class AnswerWriter:
         tokens, self._tokens = self._tokens, 0
         logprobs, self._logprobs = tuple(self._logprobs), []
         return tokens, logprobs
+
+    def _take_ids(self) -> tuple[int, ...]:
+        ids, self._ids = tuple(self._ids), []
+        return ids
