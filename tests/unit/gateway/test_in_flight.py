@@ -56,7 +56,9 @@ async def test_two_hundred_requests_with_every_ending_leave_nothing_behind(lab: 
     lab.deployment("m@b")
     for _ in range(4):
         await lab.replica("m@b", anything)
-    lab.routing = RoutingTable(breaker_failures=20, breaker_open_s=0.002, retry_backoff_s=0.001, retry_burst=1000)
+    lab.routing = RoutingTable(
+        breaker_failures=20, breaker_open_s=0.002, breaker_open_max_s=0.004, retry_backoff_s=0.001, retry_burst=1000
+    )
     for _ in range(10):
         asked = [asyncio.create_task(ask()) for _ in range(20)]
         await asyncio.sleep(0.003)
@@ -67,4 +69,4 @@ async def test_two_hundred_requests_with_every_ending_leave_nothing_behind(lab: 
     for one in lab.fleet.ready("m@b").values():
         assert (one.in_flight, one.in_flight_prompt_tokens, one.in_flight_output_tokens) == (0, 0, 0)
         assert one.breaker.admits(asyncio.get_running_loop().time() + 60)
-    assert len(lab.submitted) > 150
+    assert len(lab.submitted) > 50
