@@ -1,0 +1,211 @@
+"""A gateway whose operator changes it while it serves: at once in every HTTP worker, and for good."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+TWO_TIERS = """
+[deployments."first@echo"]
+source = "/dev/null"
+priority = 20
+settings = { slots = 8 }
+[deployments."second@echo"]
+source = "/dev/null"
+priority = 10
+settings = { slots = 8 }
+[aliases]
+both = ["first", "second"]
+"""
+
+
+def patch(gateway, path: str, body: dict[str, Any]) -> httpx.Response:
+    with httpx.Client(base_url=gateway.url, timeout=30) as client:
+        return client.patch(f"/admin/v1{path}", json=body)
+
+
+def served_by(gateway, model: str = "both") -> str:
+    """On a connection of its own, so that the kernel chooses the HTTP worker."""
+    response = gateway.chat(model=model, max_tokens=2)
+    assert response.status_code == 200, response.text
+    return response.headers["x-gateway-replica"]
+
+
+def healthy(gateway) -> bool:
+    return gateway.health()["status"] == "healthy"
+
+
+def test_a_change_is_in_effect_in_every_http_worker_when_it_is_answered(start, eventually) -> None:
+    """Two workers, many requests at once right after each change; the answer comes within a fraction of a second."""
+    with start(TWO_TIERS, "--workers", "2") as gateway, ThreadPoolExecutor(16) as pool:
+        eventually(lambda: healthy(gateway))
+        took_s = []
+        for enabled in [False, True] * 5:
+            eventually(lambda: gateway.health()["deployments"]["first@echo"]["state"] in {"ready", "stopped"})
+            began_s = time.monotonic()
+            assert patch(gateway, "/deployments/first@echo", {"enabled": enabled}).status_code == 200
+            took_s.append(time.monotonic() - began_s)
+            served = set(pool.map(lambda _: served_by(gateway), range(16)))
+            if not enabled:
+                assert served == {"second@echo#0"}
+        print(f"\na change took {statistics.median(took_s) * 1000:.1f} ms, at most {max(took_s) * 1000:.1f} ms")  # noqa: T201 - a figure, with -s
+        assert max(took_s) < 1
+
+
+def test_a_running_stream_outlives_the_end_of_its_deployment(start, eventually) -> None:
+    config = '[deployments."slow@echo"]\nsource = "/dev/null"\nsettings = { tokens_per_s = 20, tokens = 40 }\n'
+    with start(config, "--workers", "2") as gateway:
+        eventually(lambda: healthy(gateway))
+        lines: list[str] = []
+
+        def listen() -> None:
+            body = {"model": "slow", "stream": True, "messages": [{"role": "user", "content": "a"}]}
+            with httpx.stream("POST", f"{gateway.url}/v1/chat/completions", json=body, timeout=30) as response:
+                lines.extend(line for line in response.iter_lines() if line.startswith("data: "))
+
+        listening = threading.Thread(target=listen)
+        listening.start()
+        eventually(lambda: gateway.health()["deployments"]["slow@echo"]["in_flight"] == 1)
+        assert patch(gateway, "/deployments/slow@echo", {"enabled": False}).status_code == 200
+        assert gateway.chat(model="slow").json()["error"]["code"] == "model_disabled"
+        listening.join(20)
+        assert lines[-1] == "data: [DONE]"
+        assert len(lines) == 40 + 3
+        eventually(lambda: gateway.health()["deployments"]["slow@echo"]["state"] == "stopped")
+
+
+def test_changes_outlive_the_supervisor_and_the_gateway(start, eventually, tmp_path) -> None:
+    with start(TWO_TIERS, "--workers", "2", folder=tmp_path) as gateway:
+        eventually(lambda: healthy(gateway))
+        patch(gateway, "/deployments/first@echo", {"priority": 1})
+        assert served_by(gateway, "first") == "first@echo#0"
+        for _ in range(3):  # the new supervisor's generations begin anew, and are accepted all the same
+            patch(gateway, "/deployments/second@echo", {"weight": 2.0})
+            patch(gateway, "/deployments/second@echo", {"weight": None})
+        patch(gateway, "/deployments/first@echo", {"enabled": False})
+        old = gateway.one("core.supervisor")
+        old.kill()
+        eventually(lambda: gateway.one("core.supervisor").pid != old.pid)
+        eventually(lambda: gateway.health()["deployments"]["second@echo"]["state"] == "ready")
+        for _ in range(8):
+            assert served_by(gateway) == "second@echo#0"
+            assert gateway.chat(model="first").json()["error"]["code"] == "model_disabled"
+        patch(gateway, "/deployments/first@echo", {"enabled": True})
+        eventually(lambda: healthy(gateway))
+    with start(TWO_TIERS, folder=tmp_path) as gateway:
+        eventually(lambda: healthy(gateway))
+        with httpx.Client(base_url=gateway.url) as client:
+            shown = client.get("/admin/v1/deployments/first@echo").json()
+        assert shown["priority"] == 1
+
+
+@pytest.mark.parametrize("options", [("--workers", "2"), ("--single-process",)])
+def test_sighup_reads_the_configuration_again(start, eventually, tmp_path, options) -> None:
+    """What is new starts, what is unchanged keeps its process, and a broken file changes nothing."""
+    with start(TWO_TIERS, *options, folder=tmp_path) as gateway:
+        eventually(lambda: healthy(gateway))
+        file = tmp_path / "gateway.toml"
+        good = file.read_text()
+
+        def pid(name: str) -> int:
+            return gateway.health()["deployments"][f"{name}@echo"]["replicas"][0]["pid"]
+
+        def hang_up() -> None:
+            gateway.process.send_signal(signal.SIGHUP)
+
+        before = pid("first")
+        file.write_text(
+            good.replace("[aliases]", '[deployments."third@echo"]\nsource = "/dev/null"\n[aliases]\nnew = "third"')
+        )
+        hang_up()
+        eventually(lambda: gateway.chat(model="new", max_tokens=1).status_code == 200)
+        assert served_by(gateway, "new") == "third@echo#0"
+        assert pid("first") == before
+
+        file.write_text(good.replace("priority = 20", 'priority = "high"'))
+        hang_up()
+        eventually(lambda: "the old one stays" in gateway.log.read_text())
+        assert "priority" in gateway.log.read_text().partition("the old one stays")[2]
+        assert served_by(gateway, "new") == "third@echo#0"
+
+        file.write_text(good)
+        hang_up()
+        eventually(lambda: gateway.chat(model="new").status_code == 404)
+        eventually(lambda: healthy(gateway))
+        assert pid("first") == before
+        assert gateway.process.poll() is None
+
+
+def test_who_is_restarted_goes_on_with_the_settings_in_effect(start, eventually, tmp_path) -> None:
+    """Not with a file that is being edited: neither a new supervisor nor a new HTTP worker reads it."""
+    with start(TWO_TIERS, "--workers", "2", folder=tmp_path) as gateway:
+        eventually(lambda: healthy(gateway))
+        eventually(lambda: gateway.log.read_text().count("Worker ready") == 2)
+        file = tmp_path / "gateway.toml"
+        file.write_text(file.read_text().replace('both = ["first", "second"]', 'only = "second"'))
+        gateway.process.send_signal(signal.SIGHUP)
+        eventually(lambda: gateway.chat(model="only").status_code == 200)
+        file.write_text("this is no [ TOML")
+        supervisor, workers = gateway.one("core.supervisor"), {one.pid for one in gateway.http_workers()}
+        os.kill(supervisor.pid, signal.SIGKILL)
+        os.kill(min(workers), signal.SIGKILL)
+
+        def both_are_new() -> bool:
+            now = {one.pid for one in gateway.http_workers()}
+            return len(now) == 2 and min(workers) not in now and gateway.one("core.supervisor").pid != supervisor.pid
+
+        eventually(both_are_new)
+        eventually(lambda: healthy(gateway))
+        for _ in range(10):
+            assert served_by(gateway, "only") == "second@echo#0"
+            assert gateway.chat(model="both").status_code == 404
+
+
+def test_sighup_to_an_http_worker_does_nothing(start, eventually) -> None:
+    with start("", "--workers", "2") as gateway:
+        eventually(lambda: gateway.log.read_text().count("Worker ready") == 2)
+        before = gateway.http_workers()
+        for worker in before:
+            worker.send_signal(signal.SIGHUP)
+        for _ in range(10):
+            assert gateway.chat().status_code in {200, 503}
+        assert {one.pid for one in gateway.http_workers()} == {one.pid for one in before}
+
+
+def test_a_gateway_ends_with_the_terminal_that_it_was_started_from(start, eventually, tmp_path) -> None:
+    """Its SIGHUP means the end then, as for everything else in the terminal."""
+    (tmp_path / "gateway.toml").write_text('[plugins]\nallow = ["echo"]\n')
+    master, slave = pty.openpty()
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sanic", "core.app", "--port", "0"],
+            cwd=tmp_path,
+            stdin=slave,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        os.close(slave)
+        eventually(lambda: "Worker ready" in (tmp_path / "log").read_text(), within_s=30)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGHUP)  # the terminal is there: this is a reload
+        eventually(lambda: "nothing has changed" in (tmp_path / "log").read_text())
+        os.close(master)
+        process.send_signal(signal.SIGHUP)
+        process.wait(30)
+        eventually(lambda: not [child for child in children if child.is_running()])
+    finally:
+        process.kill()
