@@ -120,6 +120,7 @@ class _Reading:
                 detail = self._finish or "it ends with [DONE] and no finish reason"
                 continue
             event = json.loads(line.removeprefix("data: "))
+            self.id = self.id or event.get("id", "")  # headers that left with a keep-alive do not have it
             if "error" in event:
                 ending, detail = "error", event["error"]["message"]
                 if self._finish:
