@@ -107,8 +107,8 @@ def start_gateway(
     """Serve a configuration until the block ends; then nothing of it is left.
 
     ``options`` are those of ``sanic core.app``. ``wait`` is for the first answer, not for models. ``quick`` puts
-    keys of ``[supervisor]`` before ``config`` that suit tests. ``folder`` is where it runs, and stays when it ends: what
-    was changed at run time is found there by the next one. Weights come from the usual cache, or from
+    keys of ``[supervisor]`` before ``config`` that suit tests. ``folder`` is where it runs, and is kept: what was
+    changed at run time is found there by the next one. Weights come from the usual cache, or from
     ``GATEWAY_WEIGHTS__CACHE_DIR``.
     """
     kept, folder = folder is not None, folder or Path(tempfile.mkdtemp(prefix="gw"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from core.cli.admin import deployments, events, explain, operations
+from core.cli.admin import deployments, events, explain, names, operations
 from core.cli.admin.client import DEFAULT_URL, URL_VARIABLE
 
 __all__ = ["add_commands"]
@@ -43,6 +43,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--reset", nargs="+", metavar="NAME", help="take back what was changed of deployments, @backends and aliases"
     )
     taking_back.add_argument("--all", action="store_true", help="take back all that was changed at run time")
+    managing("backends", names.backends, "list the backends of the running gateway")
     resetting = managing("reset", deployments.reset, "take back what was changed at run time")
     whose = resetting.add_mutually_exclusive_group(required=True)
     whose.add_argument("names", nargs="*", default=[], metavar="NAME", help="a deployment, an alias, or @backend")
@@ -69,9 +70,10 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _add_operations(managing: Add) -> None:
-    naming = managing("alias", operations.alias, "let a name stand for models, in order")
-    naming.add_argument("name", metavar="NAME")
-    meaning = naming.add_mutually_exclusive_group(required=True)
+    naming = managing("alias", names.alias, "let a name stand for models, in order; without a name, list the aliases")
+    naming.add_argument("name", nargs="?", metavar="NAME")
+    naming.set_defaults(misused=naming.error)
+    meaning = naming.add_mutually_exclusive_group()
     meaning.add_argument("models", nargs="*", default=[], metavar="MODEL", help="models, aliases or deployments")
     meaning.add_argument("--remove", action="store_true", help="let it stand for nothing")
     meaning.add_argument("--reset", action="store_true", help="let it stand for what it did at first")

@@ -1,4 +1,4 @@
-"""``load``, ``unload``, ``restart``, ``drain``, ``alias``, ``reload``: what is done to the running gateway."""
+"""``load``, ``unload``, ``restart``, ``drain``, ``reload``: what is done to the running gateway."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from core.cli.admin.client import Client, path_of
 
-__all__ = ["alias", "operate", "reload"]
+__all__ = ["operate", "reload"]
 
 
 def operate(action: str) -> Callable[[argparse.Namespace], int]:
@@ -26,25 +26,10 @@ def operate(action: str) -> Callable[[argparse.Namespace], int]:
     return run
 
 
-def alias(arguments: argparse.Namespace) -> int:
-    """Let a name stand for models, for nothing, or for what it did at first."""
-    path = path_of("aliases", arguments.name)
-    with Client(arguments) as client:
-        if arguments.models:
-            told = client.ask("PUT", path, body={"models": arguments.models})
-        else:
-            told = client.ask("DELETE", path, parameters={"reset": _flag(arguments.reset)})
-    if arguments.json:
-        print(json.dumps(told, indent=2))
-    else:
-        print(f"{told['name']} -> {', '.join(told['models']) or 'nothing'}")
-    return 0
-
-
 def reload(arguments: argparse.Namespace) -> int:
     """Have the gateway read its configuration again, and print what that changes."""
     with Client(arguments) as client:
-        told = client.ask("POST", "reload", parameters={"dry_run": _flag(arguments.dry_run)})
+        told = client.ask("POST", "reload", parameters={"dry_run": "true" if arguments.dry_run else "false"})
     if arguments.json:
         print(json.dumps(told, indent=2))
         return 0
@@ -58,7 +43,3 @@ def reload(arguments: argparse.Namespace) -> int:
     elif not arguments.dry_run:
         print(f"In effect: generation {told['generation']}.")
     return 0
-
-
-def _flag(value: bool) -> str:  # noqa: FBT001 - private
-    return "true" if value else "false"

@@ -125,6 +125,23 @@ async def test_an_alias_is_given_and_removed_and_reset(run, lab, capsys) -> None
     ]
 
 
+async def test_aliases_and_backends_are_tables(run, lab, capsys) -> None:
+    """Of the running gateway, with what was changed in it."""
+    await lab.client.put("aliases/new", json={"models": ["org/big", "echo"]})
+    await lab.client.delete("aliases/gpt-4")
+    await lab.client.patch("backends/echo", json={"enabled": False})
+    assert await run("alias") == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    assert rows["new"] == ["org/big,", "echo", "yes", "configuration"]
+    assert rows["gpt-4"] == ["nothing", "yes", "-"]
+    assert rows["parrot"][:2] == ["echo", "no"]
+    assert await run("backends") == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("echo     no [yes]  echo@echo, org/big@echo")
+    for command in ("alias", "backends"):
+        assert await run(command, "--json") == 0
+        assert len(json.loads(capsys.readouterr().out)) in {1, 3}
+
+
 @pytest.mark.parametrize("action", ["load", "unload", "restart", "drain"])
 async def test_each_operation_has_its_command(run, lab, capsys, action) -> None:
     assert await run(action, "org/big@echo") == 0
@@ -293,6 +310,7 @@ async def test_what_is_no_gateway_is_said_so(lab, capsys) -> None:
     "arguments",
     [
         ["alias", "x"],
+        ["alias", "--remove"],
         ["alias", "x", "m", "--remove"],
         ["alias", "x", "--remove", "--reset"],
         ["priority", "a@b"],
