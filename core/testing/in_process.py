@@ -60,7 +60,7 @@ class InProcessReplica:
     def __init__(self, config: ReplicaConfig) -> None:
         self._host = _Host(config)
         self._life = Life(self._host, config, on_ready=lambda: None, over_within=lambda _: None)
-        self._killed = False
+        self._begun = self._killed = False
         self.task = asyncio.get_running_loop().create_task(self._live(), name=config.replica)
 
     @property
@@ -82,9 +82,13 @@ class InProcessReplica:
         if not self.task.done() and not self._killed:
             self._killed = True
             self._host.hang_up()
-            self.task.cancel()
+            if self._begun:  # a task that is cancelled before its first turn would say nothing of its end
+                self.task.cancel()
 
     async def _live(self) -> ReplicaExit:
+        if self._killed:
+            return ReplicaExit(signal="SIGKILL")
+        self._begun = True
         try:
             code = await self._life.run()
         except asyncio.CancelledError:

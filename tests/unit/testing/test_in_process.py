@@ -88,6 +88,13 @@ async def test_a_kill_is_seen_at_once_and_says_nothing(launch: Launch) -> None:
             await client()
 
 
+async def test_a_kill_before_its_first_turn(launch: Launch) -> None:
+    """Is an end like any other."""
+    replica, _ = await launch()
+    replica.kill()
+    assert await asyncio.wait_for(replica.wait(), 5) == ReplicaExit(signal="SIGKILL")
+
+
 async def test_drains_when_told_to_end(launch: Launch) -> None:
     """What runs goes on to its end, what comes is refused."""
     replica, client = await launch({"tokens": 20, "tokens_per_s": 100.0})
