@@ -83,6 +83,22 @@ def test_pull_prepares_and_tells_each_stage(folder, capsys):
     assert capsys.readouterr() == (f"one@loud: {made}\n", "")
 
 
+def test_pull_tells_programs_by_events(folder, capsys, monkeypatch):
+    """A line of JSON each: progress, of which nothing that matters is put off for ever, then exactly one end."""
+    monkeypatch.setattr("core.cli.meters._JSON_INTERVAL_S", 3600)
+    (folder / "two").write_text("wrong")
+    assert main(["pull", "--json", "one", "two"]) == 1
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    progress = [(one["deployment"], one["stage"], one["share"]) for one in told[:-1]]
+    stages = [("waiting", None), ("exporting", 0.0), ("exporting", 1.0)]
+    assert progress == [(name, *stage) for name in ("one@loud", "two@loud") for stage in stages]
+    assert told[-1] == {
+        "event": "error",
+        "pulled": {"one@loud": str(folder / "cache" / "prepared" / "loud" / "one")},
+        "failed": {"two@loud": "The export disagrees with the model."},
+    }
+
+
 def test_pull_tells_the_share_every_few_seconds(folder, capsys, monkeypatch):
     monkeypatch.setattr("core.cli.meters._LINE_INTERVAL_S", 0)
     assert main(["pull", "one"]) == 0
