@@ -41,4 +41,6 @@ class TextMerger:
         if not held:
             return ()
         text = "".join(delta.text for delta in held)
-        return (TextDelta(choice=held[0].choice, text=text, tokens=sum(delta.tokens for delta in held)),)
+        tokens = sum(delta.tokens for delta in held)
+        ids = tuple(token for delta in held for token in delta.token_ids)
+        return (TextDelta(choice=held[0].choice, text=text, tokens=tokens, token_ids=ids),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from core.testing.suites.cancel import CancelSuite
+from core.testing.suites.continuation import ContinuationSuite
 from core.testing.suites.declaration import DeclarationSuite
 from core.testing.suites.embeddings import EmbeddingSuite
 from core.testing.suites.formats import FormatSuite
@@ -15,7 +16,14 @@ __all__ = ["EngineConformance"]
 
 # pytest runs the tests of the last base first: the quick and simple rules, then what needs processes.
 class EngineConformance(
-    ProcessSuite, CancelSuite, EmbeddingSuite, RerankSuite, FormatSuite, TextSuite, DeclarationSuite
+    ProcessSuite,
+    CancelSuite,
+    EmbeddingSuite,
+    RerankSuite,
+    ContinuationSuite,
+    FormatSuite,
+    TextSuite,
+    DeclarationSuite,
 ):
     """Inherit it, set two attributes, run pytest::
 

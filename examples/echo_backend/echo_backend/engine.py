@@ -82,7 +82,7 @@ class EchoEngine:
     async def stream(self, request: EngineRequest) -> AsyncGenerator[EngineEvent, None]:
         """Serve one request: each step gives one event to each choice, as a batch on a device would."""
         choices, prompt_tokens = self._plan(request)
-        completion_tokens = 0
+        told = completion_tokens = _pass_over_told(request, choices)
         self._running += 1
         try:
             await self._work(self._settings.prefill_s)
@@ -95,7 +95,7 @@ class EchoEngine:
                     else:
                         completion_tokens += getattr(event, "tokens", 0)
                         yield event
-                await self._fail_as_configured(completion_tokens)
+                await self._fail_as_configured(completion_tokens - told)
                 due += 1 / self._settings.tokens_per_s if self._settings.tokens_per_s else 0.0
                 await self._work(due - time.monotonic())
             yield Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
@@ -203,9 +203,28 @@ class EchoEngine:
 
 
 def _text(choice: int, tokens: list[str], reason: FinishReason) -> Iterator[EngineEvent]:
-    for token in tokens:
-        yield TextDelta(choice=choice, text=token)
+    for place, token in enumerate(tokens):
+        yield TextDelta(choice=choice, text=token, token_ids=(place,))
     yield Finished(choice=choice, reason=reason)
+
+
+def _pass_over_told(request: EngineRequest, choices: list[Iterator[EngineEvent]]) -> int:
+    """Drop from the answer what another replica has told of it before it died; return how many tokens that was."""
+    if not isinstance(request, ChatRequest | CompletionRequest) or request.continued is None:
+        return 0
+    tokens, told = 0, request.continued.text
+    if len(choices) > 1 or request.continued.reasoning:
+        raise _another_answer()
+    while told:
+        event = next(choices[0], None)
+        if not isinstance(event, TextDelta) or not told.startswith(event.text):
+            raise _another_answer()
+        tokens, told = tokens + event.tokens, told.removeprefix(event.text)
+    return tokens
+
+
+def _another_answer() -> RequestError:
+    return RequestError("This answer cannot be continued: it would be another one here.", code="cannot_continue")
 
 
 def _tool_call(request: ChatRequest, choice: int) -> Iterator[EngineEvent]:

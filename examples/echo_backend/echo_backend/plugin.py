@@ -37,7 +37,7 @@ def gateway_backends() -> tuple[BackendSpec, ...]:
             name="echo",
             engine="echo_backend.engine:EchoEngine",
             settings=EchoSettings,
-            capabilities=frozenset({"n", "seed", "stop", "tools", "tool_choice", "echo", "dimensions"}),
+            capabilities=frozenset({"n", "seed", "stop", "tools", "tool_choice", "echo", "dimensions", "continuation"}),
             description="Says your words back; one word is one token.",
         ),
     )

@@ -32,6 +32,7 @@ _BACKEND = BackendSpec(
             "echo",
             "dimensions",
             "token_prompts",
+            "continuation",
         }
     ),
     description="ONNX Runtime: ONNX models, and others by export, on the CPU, CUDA, TensorRT or CoreML",

@@ -31,6 +31,7 @@ _BACKEND = BackendSpec(
             "echo",
             "dimensions",
             "token_prompts",
+            "continuation",
         }
     ),
     description="torch and transformers: Hugging Face models on CUDA, MPS or the CPU",

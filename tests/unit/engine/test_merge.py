@@ -40,16 +40,18 @@ text = st.builds(
     text=st.text(max_size=3),
     tokens=st.integers(0, 3),
     logprobs=st.sampled_from([(), (LOGPROB,)]),
+    token_ids=st.tuples(st.integers(0, 9)) | st.just(()),
 )
 other = st.one_of(st.builds(Finished, choice=st.integers(0, 2)), st.builds(ReasoningDelta, text=st.text(max_size=3)))
 
 
 @given(st.lists(st.one_of(text, text, other), max_size=600))
 def test_nothing_is_lost_or_reordered_within_a_choice(events: list[EngineEvent]) -> None:
-    def told(stream: list[EngineEvent], choice: int) -> tuple[str, int, list[EngineEvent]]:
+    def told(stream: list[EngineEvent], choice: int) -> tuple[str, int, list[int], list[EngineEvent]]:
         texts = [event for event in stream if isinstance(event, TextDelta) and event.choice == choice]
         others = [event for event in stream if not isinstance(event, TextDelta)]
-        return "".join(event.text for event in texts), sum(event.tokens for event in texts), others
+        ids = [token for event in texts for token in event.token_ids]
+        return "".join(event.text for event in texts), sum(event.tokens for event in texts), ids, others
 
     for choice in range(3):
         assert told(merged(events), choice) == told(events, choice)
