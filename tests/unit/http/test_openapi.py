@@ -11,12 +11,24 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from sanic import Sanic
 
-from core.api.messages import EngineInfo
+from core.api.messages import (
+    Embedding,
+    EngineInfo,
+    Finished,
+    ReasoningDelta,
+    Score,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
+from core.dialects import openai
 from core.dialects.openai.fields import ACCEPTED, CHAT, COMPLETION, EMBEDDINGS, RERANK
+from core.errors import GatewayError
 from core.http import routes
 from core.http.admin.bodies import DeploymentPatch
 from core.http.openapi import document
-from core.settings import DeploymentTable
+from core.settings import DeploymentTable, LimitsTable
 from core.wire.control import DeploymentOverride, ReplicaStatus
 
 
@@ -84,6 +96,52 @@ def test_what_may_be_changed_is_one_list() -> None:
     """In the body, on the wire, and as keys of the configuration."""
     assert tuple(DeploymentPatch.model_fields) == DeploymentOverride.__struct_fields__
     assert DeploymentPatch.model_fields.keys() <= DeploymentTable.model_fields.keys()
+
+
+def parsed(parse, **fields):
+    return parse(json.dumps({"model": "m"} | fields).encode(), LimitsTable())
+
+
+def test_what_models_answer_is_what_the_document_says(holds) -> None:
+    """Whole and streamed, with all that an answer may hold."""
+    likely = TokenLogprob(token="b", logprob=-2.0)  # noqa: S106 - of a model
+    logprob = TokenLogprob(token="a", logprob=-1.0, top=(likely,))  # noqa: S106 - of a model
+    events = [
+        ReasoningDelta(text="hm"),
+        TextDelta(text="a", logprobs=(logprob,)),
+        ToolCallDelta(id="c", name="f", arguments="{"),
+        ToolCallDelta(arguments="}"),
+        Finished(reason="tool_calls"),
+        Usage(prompt_tokens=1, completion_tokens=2),
+    ]
+    legacy = [events[1], Finished(), events[-1]]
+    messages = [{"role": "user", "content": "x"}]
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    for parse, fields, said, whole, chunk in (
+        (openai.parse_chat, {"messages": messages}, events, "ChatCompletion", "ChatCompletionChunk"),
+        (openai.parse_completion, {"prompt": "x"}, legacy, "Completion", "Completion"),
+    ):
+        holds(whole, json.loads(openai.reply(parsed(parse, **fields), "m", said)))
+        for more in ({"stream": True}, options):
+            stream = openai.Stream(parsed(parse, **fields, **more), "m")
+            text = (stream.chunks(said) + stream.end()).decode()
+            chunks = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+            assert chunks.pop() == "[DONE]"
+            for one in chunks:
+                holds(chunk, json.loads(one))
+            error = stream.error(GatewayError.engine_failed("It died."))
+            holds("Error", json.loads(error.removeprefix(b"data: ")))
+
+
+def test_vectors_and_rankings_are_what_the_document_says(holds) -> None:
+    usage = Usage(prompt_tokens=3)
+    for encoding in ("float", "base64"):
+        request = parsed(openai.parse_embeddings, input="x", encoding_format=encoding)
+        vector = Embedding(index=0, vector=b"\0\0\x80?")
+        holds("EmbeddingList", json.loads(openai.reply(request, "m", [vector, usage])))
+    for documents in (True, False):
+        request = parsed(openai.parse_rerank, query="x", documents=["y"], return_documents=documents)
+        holds("Ranking", json.loads(openai.reply(request, "m", [Score(index=0, score=0.5), usage])))
 
 
 async def test_answers_are_what_the_document_says(start, holds) -> None:
