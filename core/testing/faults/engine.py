@@ -64,7 +64,7 @@ class FaultsEngine:
             msg = "fault = fail_load, as configured"
             raise EngineLoadError(msg, permanent=settings.permanent)
         if settings.fault == "refuse":
-            self._refusing = asyncio.create_task(_refuse())
+            self._refusing = asyncio.create_task(_refuse_connections())
         return EngineInfo(context_tokens=self._context_tokens, slots=settings.slots, details={"fault": settings.fault})
 
     def load_now(self) -> Load:
@@ -167,11 +167,8 @@ class FaultsEngine:
             msg = "This backend generates text and nothing else."
             raise RequestError(msg)
         prompts, known = prompts_of(request), request.continued
-        if known is not None and (
-            len(prompts) * request.n > 1 or any(not 0 <= one < TOKENS for one in known.token_ids)
-        ):
-            msg = "This answer cannot be continued: it has several choices, or tokens of another model."
-            raise RequestError(msg, code="cannot_continue")
+        _refuse(known is not None and len(prompts) * request.n > 1, "it has several choices")
+        _refuse(known is not None and any(not 0 <= one < TOKENS for one in known.token_ids), "its tokens are not ours")
         answers: list[Iterator[EngineEvent]] = []
         prompt_tokens = completion_tokens = 0
         for prompt in prompts:
@@ -188,6 +185,9 @@ class FaultsEngine:
                 reason: FinishReason = "stop" if limit == self._settings.tokens else "length"
                 if (end := _first_stop(pieces, request.sampling.stop)) is not None:
                     pieces, reason = _cut(pieces, end), "stop"
+                text = "".join(piece for _, piece in pieces)
+                ours = known is None or (text.startswith(known.text) and not known.reasoning)
+                _refuse(not ours, "it is another one")
                 completion_tokens += len(pieces)
                 answers.append(_events(len(answers), pieces, reason, known))
         return answers, Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
@@ -203,7 +203,13 @@ class FaultsEngine:
             self._steps += 1
 
 
-async def _refuse() -> None:
+def _refuse(condition: bool, why: str) -> None:  # noqa: FBT001 - reads as an assertion does
+    if condition:
+        msg = f"This answer cannot be continued: {why}."
+        raise RequestError(msg, code="cannot_continue")
+
+
+async def _refuse_connections() -> None:
     while not sockets.refuse_connections():  # noqa: ASYNC110 - nobody tells an engine of connections
         await asyncio.sleep(_POLL_S)
 

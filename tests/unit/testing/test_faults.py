@@ -203,11 +203,13 @@ async def test_another_replica_continues_where_one_died() -> None:
             assert said + text(rest) == whole
             told = [token for frame in rest if isinstance(frame, TextDelta) for token in frame.token_ids]
             assert len(told) == 12 - known
-        wrong, _ = await heard(replica, continued=Continued(token_ids=(ids[1], ids[0], *ids[2:]), text=text(first)))
-        assert text(first) + text(wrong) != whole, "who continues from wrong tokens must be found out"
-        strange, _ = await heard(replica, continued=Continued(token_ids=(10**9,), text="never"))
-        assert isinstance(strange[-1], Failed)
-        assert strange[-1].code == "cannot_continue"
+        wrong = (ids[1], ids[0], *ids[2:])
+        rest, _ = await heard(replica, continued=Continued(token_ids=wrong))
+        assert not whole.endswith(text(rest)[-20:]), "who continues from wrong tokens must be found out"
+        for continued in (Continued(token_ids=wrong, text=text(first)), Continued(token_ids=(10**9,))):
+            refused, _ = await heard(replica, continued=continued)
+            assert isinstance(refused[-1], Failed)
+            assert refused[-1].code == "cannot_continue"
 
 
 # --- as a plugin
