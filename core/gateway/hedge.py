@@ -46,7 +46,7 @@ async def hedged(
             if winner is None or work.replica is not winner.replica:
                 task.add_done_callback(_drop)
                 task.cancel()
-                work.end()  # a task that is cancelled before its first step never does it
+                work.end()  # at once, whenever the task hears of it
         if len(works) > 1:
             count_hedge(outcome)
 

@@ -107,6 +107,14 @@ def test_a_probe_that_succeeds_closes_it() -> None:
     assert (made.state, made.reason, made.admits(4.0)) == ("closed", "", True)
 
 
+def test_one_that_was_closed_by_a_probe_counts_from_nothing() -> None:
+    made = opened()
+    made.succeeded(made.enter())
+    made.failed("engine", 5.0, LIMITS)
+
+    assert made.state == "closed"
+
+
 def test_each_failed_probe_doubles_the_time_up_to_its_limit() -> None:
     made, now_s, waits = opened(), 0.0, []
     for _ in range(4):

@@ -166,6 +166,15 @@ async def test_a_storm_of_failures_is_retried_for_a_share_only(lab: Lab) -> None
     assert 50 < len(lab.submitted) <= 50 + 5 + 5 + 1  # one for what time gave back
 
 
+async def test_a_retry_that_is_turned_away_is_not_paid_twice(lab: Lab) -> None:
+    lab.deployment("m@b")
+    for script in (break_engine, be_busy, fine):
+        await lab.replica("m@b", script)
+    lab.routing = settings(retry_burst=1)
+
+    assert await ask(lab) == "fine"
+
+
 async def test_later_retries_wait_but_not_past_the_deadline(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     sleep = asyncio.sleep
@@ -492,7 +501,10 @@ async def test_a_limit_counts_against_a_replica_only_if_it_is_the_operators(
     assert (replica(lab).breaker.state == "open") == counts
 
 
-async def test_a_stall_after_the_first_event_counts_by_the_limit_of_the_whole(lab: Lab) -> None:
+@pytest.mark.parametrize(("whole_s", "counts"), [(0.05, True), (9, False)])
+async def test_a_stall_after_the_first_event_counts_by_the_limit_of_the_whole(
+    lab: Lab, whole_s: float, counts: bool
+) -> None:
     async def stall(stream: Stream, _submit: Submit) -> None:
         stream.send(Accepted(load=Load()))
         stream.send(TextDelta(text="half"))
@@ -502,15 +514,23 @@ async def test_a_stall_after_the_first_event_counts_by_the_limit_of_the_whole(la
     await lab.replica("m@b", stall)
     lab.routing = settings(breaker_failures=1)
     now_s = asyncio.get_running_loop().time()
-    answer = await lab.search(
-        ["m@b"], deadline=Deadline(at_s=now_s + 9, first_event_s=now_s, whole_s=now_s + 0.05)
-    ).next_answer()
+    deadline = Deadline(at_s=now_s + 0.05, first_event_s=now_s + 0.01, whole_s=now_s + whole_s)
+    answer = await lab.search(["m@b"], deadline=deadline).next_answer()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout_at(now_s + 0.05):
             await text_of(answer)
     answer.close()
 
-    assert replica(lab).breaker.state == "open"
+    assert (replica(lab).breaker.state == "open") == counts
+
+
+async def test_a_whole_answer_is_measured_and_not_in_flight_before_anybody_closes_it(lab: Lab) -> None:
+    lab.deployment("m@b")
+    await lab.replica("m@b", fine)
+    answer = await lab.search(["m@b"]).next_answer()
+    await text_of(answer)
+
+    assert (replica(lab).in_flight, replica(lab).output_tokens.value) == (0, 1)
 
 
 async def test_a_replica_that_is_planned_to_restart_is_named_with_its_breaker(lab: Lab) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from core.api.messages import Finished, Load, TextDelta, Usage
 from core.errors import GatewayError
+from core.gateway.hedge import hedged
 from core.gateway.metrics import _hedges
 from core.settings import RoutingTable
 from core.wire.frames import Accepted, Done, Failed, Rejected, Submit
@@ -107,6 +108,7 @@ async def test_the_second_wins_and_the_first_is_cancelled_at_once(lab: Lab, outc
     answer = await search.next_answer()
 
     assert (answer.replica.name, search.replica, search.attempts) == ("m@b#1", answer.replica, 2)
+    assert [one.in_flight for one in lab.fleet.ready("m@b").values() if one.name == "m@b#0"] == [0]
     await until(lambda: lab.cancelled == ["m@b#0"])
     answer.close()
     assert all_idle(lab)
@@ -115,11 +117,44 @@ async def test_the_second_wins_and_the_first_is_cancelled_at_once(lab: Lab, outc
 
 async def test_the_first_may_still_win(lab: Lab, outcomes: Any) -> None:
     await replicas(lab, after(0.05, "first"), hang)
+    search = lab.search(["m@b"], options=SOON)
+    answer = await search.next_answer()
 
-    assert await text(lab) == "first"
+    assert (answer.replica.name, search.replica) == ("m@b#0", answer.replica)
     await until(lambda: lab.cancelled == ["m@b#1"])
+    answer.close()
     assert all_idle(lab)
     assert outcomes() == {"lost": 1}
+
+
+async def test_of_two_that_begin_at_the_same_moment_one_is_closed() -> None:
+    class Attempt:
+        """As much of a work and of its answer as a race needs."""
+
+        def __init__(self) -> None:
+            self.replica, self.closed = self, False
+
+        def end(self) -> None:
+            pass
+
+        def close(self) -> None:
+            self.closed = True
+
+    first, second, now = Attempt(), Attempt(), asyncio.Event()
+
+    async def begin(attempt: Any) -> Any:
+        await now.wait()
+        return attempt
+
+    def another() -> Any:
+        asyncio.get_running_loop().call_later(0.01, now.set)
+        return second
+
+    winner = await hedged(first, begin, after_s=0.001, another=another)  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+
+    assert winner is first
+    assert (first.closed, second.closed) == (False, True)
 
 
 async def test_a_first_that_is_quick_is_never_hedged(lab: Lab, outcomes: Any) -> None:
