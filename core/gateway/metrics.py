@@ -58,7 +58,7 @@ _errors = Counter(
     ("deployment", "code", "status"),
     namespace=NAMESPACE,
 )
-_failovers = Counter("request_failovers", "Candidates that were tried and could not answer.", namespace=NAMESPACE)
+_failovers = Counter("request_failovers", "Attempts beyond the first of a request.", namespace=NAMESPACE)
 _prompt_tokens = Counter("prompt_tokens", "Prompt tokens.", ("deployment",), namespace=NAMESPACE)
 _cached_tokens = Counter(
     "prompt_tokens_cached", "Prompt tokens found in a prefix cache.", ("deployment",), namespace=NAMESPACE
