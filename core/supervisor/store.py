@@ -49,7 +49,7 @@ class OverrideStore:
         try:
             with self._opened() as database:
                 return _read(database)
-        except (sqlite3.Error, OSError, msgspec.DecodeError, StoreError) as error:
+        except (sqlite3.Error, OSError, msgspec.MsgspecError, ValueError, TypeError, StoreError) as error:
             self._unreadable = f"{self._path} cannot be read: {error}"
             _log.error(
                 "%s. The gateway runs as configured, without what was changed at run time, and takes no changes. "
@@ -82,8 +82,11 @@ class OverrideStore:
     def _opened(self) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(sqlite3.connect(self._path, timeout=_LOCKED_S, isolation_level=None)) as database:
             (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version not in {0, _VERSION}:
-                msg = f"it is of version {version}, and this gateway knows {_VERSION}"
+            (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if version != (_VERSION if tables else 0):
+                msg = (
+                    f"it is of version {version}, and this gateway writes {_VERSION}" if version else "it is another's"
+                )
                 raise StoreError(msg)
             yield database
 
@@ -99,6 +102,11 @@ def _rows(overrides: Overrides) -> Iterator[tuple[str, str, str]]:
 
 
 def _read(database: sqlite3.Connection) -> Overrides:
+    if not database.execute("PRAGMA user_version").fetchone()[0]:
+        return Overrides()  # made, but never written to the end
+    (damage,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if damage != "ok":
+        raise StoreError(damage)
     deployments: dict[str, DeploymentOverride] = {}
     backends: dict[str, bool] = {}
     aliases: dict[str, tuple[str, ...]] = {}

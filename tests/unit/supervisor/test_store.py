@@ -1,0 +1,146 @@
+"""What was changed at run time survives, whole or not at all, and nothing that cannot be read is destroyed."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+
+import pytest
+
+from core.supervisor.store import OverrideStore, StoreError
+from core.wire.control import DeploymentOverride, Overrides
+
+ALL = Overrides(
+    deployments={
+        "a@b": DeploymentOverride(
+            enabled=False,
+            priority=-3,
+            weight=0.5,
+            replicas=4,
+            pinned=True,
+            max_waiting=0,
+            max_waiting_prompt_tokens=9,
+        ),
+        "ö/x:1@b": DeploymentOverride(enabled=True),
+    },
+    backends={"b": False, "c": True},
+    aliases={"gpt-4": ("a", "ö/x:1@b"), "none": ()},
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "gateway.sqlite3"
+
+
+def test_what_was_saved_is_loaded_by_the_next_one(path):
+    OverrideStore(path).save(ALL)
+    assert OverrideStore(path).load() == ALL
+    fewer = Overrides(aliases={"gpt-4": ("a",)})
+    OverrideStore(path).save(fewer)
+    assert OverrideStore(path).load() == fewer
+    OverrideStore(path).save(Overrides())
+    assert OverrideStore(path).load() == Overrides()
+
+
+def test_the_file_is_made_at_the_first_change(path):
+    store = OverrideStore(path)
+    assert store.load() == Overrides()
+    assert not path.exists()
+    store.save(ALL)
+    assert path.exists()
+
+
+def test_a_file_that_was_never_written_to_the_end_is_empty(path):
+    path.touch()
+    store = OverrideStore(path)
+    assert store.load() == Overrides()
+    store.save(ALL)
+    assert OverrideStore(path).load() == ALL
+
+
+def test_a_save_that_fails_half_way_changes_nothing(path, monkeypatch):
+    store = OverrideStore(path)
+    store.save(ALL)
+
+    def half(_):
+        yield "backend", "b", "true"
+        yield "nonsense", "b", "true"
+
+    monkeypatch.setattr("core.supervisor.store._rows", half)
+    with pytest.raises(StoreError, match="nothing was changed"):
+        store.save(Overrides(backends={"b": True}))
+    monkeypatch.undo()
+    assert OverrideStore(path).load() == ALL
+
+
+def damage_not_a_database(path):
+    path.write_bytes(b"this is no database, and was never one" * 100)
+
+
+def damage_cut(path):
+    OverrideStore(path).save(ALL)
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def damage_other_version(path):
+    OverrideStore(path).save(ALL)
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 7")
+    database.close()
+
+
+def damage_value(path):
+    OverrideStore(path).save(ALL)
+    with sqlite3.connect(path) as database:
+        database.execute("""UPDATE overrides SET value = '{"priority": "x"}' WHERE name = 'a@b'""")
+    database.close()
+
+
+def damage_other_database(path):
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE somebody_elses (x)")
+    database.close()
+
+
+def damage_folder(path):
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [damage_not_a_database, damage_cut, damage_other_version, damage_value, damage_other_database, damage_folder],
+)
+def test_a_file_that_cannot_be_read_is_told_of_and_never_written(path, damage, caplog):
+    damage(path)
+    before = path.read_bytes() if path.is_file() else None
+    store = OverrideStore(path)
+    with caplog.at_level(logging.ERROR):
+        assert store.load() == Overrides()
+    assert str(path) in caplog.text
+    assert "without what was changed" in caplog.text
+    with pytest.raises(StoreError, match="cannot be read") as refused:
+        store.save(ALL)
+    assert "move it away" in str(refused.value)
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+def test_a_file_that_cannot_be_written_refuses_the_change(path):
+    store = OverrideStore(path.parent / "no" / "such" / "folder" / "x.sqlite3")
+    assert store.load() == Overrides()
+    with pytest.raises(StoreError, match="cannot be written, so nothing was changed"):
+        store.save(ALL)
+
+
+def test_a_file_that_somebody_else_has_locked_is_waited_for_and_then_refused(path, monkeypatch):
+    monkeypatch.setattr("core.supervisor.store._LOCKED_S", 0.05)
+    store = OverrideStore(path)
+    store.save(ALL)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreError, match="locked"):
+        store.save(Overrides())
+    other.execute("ROLLBACK")
+    other.close()
+    store.save(Overrides())
+    assert store.load() == Overrides()
