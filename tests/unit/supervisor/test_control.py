@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
@@ -10,19 +11,27 @@ import pytest
 from core.supervisor.control import ControlServer
 from core.supervisor.events import Events
 from core.wire.control import (
+    AdminHello,
     AdminReply,
     BreakerChanged,
+    Change,
     Configuration,
     ControlHello,
     DeploymentStatus,
     EnsureReady,
+    FromAdmin,
     FromSupervisor,
+    Listen,
+    Operate,
     Overrides,
+    Reload,
     Snapshot,
+    TookOver,
 )
 from core.wire.frames import PROTOCOL, FrameDecoder, encode
 from core.wire.stream import PeerGoneError, connect
 
+ADMIN_HELLO = AdminHello(protocol=PROTOCOL)
 HELLO = ControlHello(protocol=PROTOCOL, fingerprint="f", pid=1)
 LIMIT_BYTES = 1 << 20
 
@@ -211,3 +220,133 @@ async def test_the_socket_of_a_dead_supervisor_is_replaced(tmp_path):
     await desk.server.close()
     with pytest.raises(PeerGoneError):
         await stream.receive()
+
+
+# --- those who manage
+
+
+async def manage(desk, command, *, hello=ADMIN_HELLO):
+    stream = await connect(str(desk.path), FromAdmin, max_frame_bytes=LIMIT_BYTES)
+    stream.send(hello)
+    stream.send(command)
+    return stream
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Change(deployments={"a@b": {"priority": 5, "weight": None}}, aliases={"x": ()}, reset=("*",)),
+        Operate(deployment="a@b", action="drain"),
+        Reload(dry_run=True),
+    ],
+)
+async def test_a_command_gets_its_reply(desk, command):
+    stream = await manage(desk, command)
+    assert await stream.receive() == [AdminReply(status=409, message="no")]
+    assert desk.commands == [command]
+    stream.close()
+
+
+async def test_a_command_is_done_although_nobody_waits_for_the_reply(desk):
+    desk.may_answer.clear()
+    stream = await manage(desk, Reload())
+    await asyncio.sleep(0.05)  # it has arrived
+    stream.close()
+    await asyncio.sleep(0.05)
+    desk.may_answer.set()
+    async with asyncio.timeout(5):
+        while desk.commands != [Reload()]:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("hello", "command"),
+    [
+        (AdminHello(protocol=PROTOCOL + 1), Reload()),
+        (Reload(), Reload()),
+        (ADMIN_HELLO, EnsureReady(deployment="a@b")),
+        (HELLO, Reload()),
+    ],
+)
+async def test_who_commands_without_the_right_hello_is_hung_up_on(desk, hello, command):
+    stream = await manage(desk, command, hello=hello)
+    async with asyncio.timeout(5):
+        while not stream.gone:
+            with contextlib.suppress(PeerGoneError):
+                await stream.receive()
+    assert desk.commands == []
+    assert desk.wanted == []
+
+
+async def test_a_change_waits_for_every_worker_to_take_it_over(desk):
+    streams = [await desk.client(HELLO) for _ in range(2)]
+    for stream in streams:
+        await newest(stream)
+    waiting = asyncio.create_task(desk.server.taken_over(3, timeout_s=20))
+    streams[0].send(TookOver(generation=3))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    streams[1].send(TookOver(generation=2))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    streams[1].send(TookOver(generation=3))
+    assert await waiting
+    assert not await desk.server.taken_over(4, timeout_s=0.01)
+    streams[0].close()
+    waiting = asyncio.create_task(desk.server.taken_over(4, timeout_s=20))
+    streams[1].close()  # who is gone is not waited for
+    assert await waiting
+
+
+async def test_a_listener_gets_kept_events_and_then_new_ones(desk):
+    begin = desk.events.newest
+    for name in "abc":
+        desk.events.add("replica", name)
+    stream = await manage(desk, Listen(after=begin + 1))
+    seen = []
+    while len(seen) < 2:
+        seen += await stream.receive()
+    desk.events.add("replica", "d")
+    seen += await stream.receive()
+    assert [(one.subject, one.missed) for one in seen] == [("b", 0), ("c", 0), ("d", 0)]
+    stream.close()
+
+
+async def test_a_listener_that_names_no_number_gets_only_new_ones(desk):
+    desk.events.add("replica", "old")
+    stream = await manage(desk, Listen())
+    seen = []
+
+    async def hear():
+        while not seen:
+            seen.extend(await stream.receive())
+
+    hearing = asyncio.create_task(hear())
+    await asyncio.sleep(0.1)  # until it listens
+    desk.events.add("replica", "new")
+    await asyncio.wait_for(hearing, 5)
+    assert [one.subject for one in seen] == ["new"]
+    stream.close()
+
+
+async def test_a_listener_that_does_not_read_misses_events_and_is_told_how_many(desk):
+    """Five events are kept; thousands of large ones go by."""
+    loop = asyncio.get_running_loop()
+    begin = desk.events.newest
+    with socket.socket(socket.AF_UNIX) as slow:
+        slow.setblocking(False)
+        await loop.sock_connect(slow, str(desk.path))
+        await loop.sock_sendall(slow, encode(ADMIN_HELLO) + encode(Listen(after=begin)))
+        for number in range(2000):
+            desk.events.add("replica", str(number), {"reason": "x" * 5000})
+            if number % 20 == 0:
+                await asyncio.sleep(0)
+        decoder, seen = FrameDecoder(FromAdmin, LIMIT_BYTES), []
+        while not seen or seen[-1].id != desk.events.newest:
+            seen += decoder.feed(await loop.sock_recv(slow, 1 << 16))
+    assert len(seen) < 1000
+    assert len(seen) + sum(one.missed for one in seen) == 2000
+    before = begin
+    for one in seen:
+        assert one.id == before + one.missed + 1
+        before = one.id
