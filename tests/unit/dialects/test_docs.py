@@ -73,14 +73,14 @@ def test_status_type_and_code_are_documented(error: GatewayError) -> None:
 
 
 def codes_in(tree: ast.AST) -> set[str]:
-    """Literals given as ``code=`` to whatever is called: that is how every error here gets its code."""
-    return {
-        keyword.value.value
-        for call in ast.walk(tree)
-        if isinstance(call, ast.Call)
-        for keyword in call.keywords
-        if keyword.arg == "code" and isinstance(keyword.value, ast.Constant) and isinstance(keyword.value.value, str)
-    }
+    """Literals given as ``code=`` to whatever is called, or second to what refuses an operator's command."""
+    values: list[ast.expr] = []
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call):
+            values += [keyword.value for keyword in call.keywords if keyword.arg == "code"]
+            if isinstance(call.func, ast.Name) and call.func.id == "RefusedError":
+                values += call.args[1:2]
+    return {value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)}
 
 
 def test_every_code_is_documented_and_no_other() -> None:
