@@ -66,13 +66,14 @@ class Gateway:
         try:
             generation = receive_generation(self.registry, configuration)
             policies = make_policies(self.registry, generation.settings, generation.table)
-        except SettingsError as error:
+        except Exception as error:  # noqa: BLE001 - plugins check their own settings, and may raise anything
             _log.error(
                 "this HTTP worker cannot go over to generation %d of the configuration, and stays at %d; restart the "
                 "gateway, so that all its processes have the same plugins: %s",
                 configuration.generation,
                 self.generation.number,
                 error,
+                exc_info=None if isinstance(error, SettingsError) else error,
             )
             return
         before, after = self.settings, generation.settings
