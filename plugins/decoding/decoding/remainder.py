@@ -10,7 +10,7 @@ import msgspec
 
 from core.api import ChatRequest, CompletionRequest, Continued, EngineEvent, ReasoningDelta, RequestError, TextDelta
 
-__all__ = ["Remainder", "beyond", "refuse"]
+__all__ = ["Remainder", "beyond", "check_alone", "refuse"]
 
 Events = AsyncGenerator[EngineEvent, None]
 
@@ -21,6 +21,19 @@ def refuse(why: str) -> NoReturn:
     raise RequestError(msg, code="cannot_continue")
 
 
+def check_alone(request: ChatRequest | CompletionRequest) -> None:
+    """Refuse to continue what consists of more than one text.
+
+    Raises:
+        RequestError: it has several choices, or log probabilities.
+    """
+    prompts = 1 if isinstance(request, ChatRequest) else len(request.prompts)
+    if request.n * prompts > 1:
+        refuse("it has several choices")
+    if request.sampling.logprobs is not None:
+        refuse("its log probabilities would have to be told again")
+
+
 async def beyond(request: ChatRequest | CompletionRequest, continued: Continued, events: Events) -> Events:
     """Yield what ``events``, the whole answer from its beginning, say beyond what was ``continued``.
 
@@ -28,11 +41,7 @@ async def beyond(request: ChatRequest | CompletionRequest, continued: Continued,
         RequestError: it cannot be continued (``cannot_continue``); always before the first event.
     """
     async with contextlib.aclosing(events):
-        prompts = 1 if isinstance(request, ChatRequest) else len(request.prompts)
-        if request.n * prompts > 1:
-            refuse("it has several choices")
-        if request.sampling.logprobs is not None:
-            refuse("its log probabilities would have to be told again")
+        check_alone(request)
         remainder = Remainder(continued)
         async for event in events:
             for new in remainder.see(event):

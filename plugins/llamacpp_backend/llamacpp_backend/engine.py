@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
@@ -12,11 +13,13 @@ from typing import Any, cast
 import psutil
 from decoding.errors import context_exceeded
 from decoding.grammar import answer_grammar, tool_grammar
+from decoding.remainder import beyond, check_alone
 from decoding.vectors import pack
 
 from core.api import (
     ChatRequest,
     CompletionRequest,
+    Continued,
     Embedding,
     EmbeddingsRequest,
     EngineContext,
@@ -24,6 +27,7 @@ from core.api import (
     EngineEvent,
     EngineInfo,
     EngineRequest,
+    Finished,
     Load,
     RequestError,
     Usage,
@@ -32,6 +36,7 @@ from llamacpp_backend.body import chat_body, sampling_body
 from llamacpp_backend.choice import Choice
 from llamacpp_backend.chunks import Chunk, decode_chat, decode_completion
 from llamacpp_backend.client import LlamaClient
+from llamacpp_backend.continuation import is_repeatable, told
 from llamacpp_backend.device import choose_device
 from llamacpp_backend.merge import merge
 from llamacpp_backend.served import ServedModel
@@ -39,6 +44,8 @@ from llamacpp_backend.server import ServerPlan, free_gpu_bytes, offered_devices,
 from llamacpp_backend.settings import LlamaCppSettings
 
 __all__ = ["LlamaCppEngine"]
+
+_log = logging.getLogger(__name__)
 
 _PULSE_S = 1.0
 _DECODES = re.compile(rb"^llamacpp:n_decode_total (\d+)", re.MULTILINE)
@@ -147,6 +154,8 @@ class LlamaCppEngine:
         self._running += 1
         try:
             match request:
+                case ChatRequest() | CompletionRequest() if request.continued is not None:
+                    source = self._continue(request, request.continued)
                 case ChatRequest():
                     source = self._chat(request)
                 case CompletionRequest():
@@ -232,6 +241,44 @@ class LlamaCppEngine:
                 )
         async for event in self._generate(draws, request.n):
             yield event
+
+    async def _continue(self, request: ChatRequest | CompletionRequest, continued: Continued) -> Events:
+        check_alone(request)
+        if is_repeatable(request.sampling):
+            again = self._chat(request) if isinstance(request, ChatRequest) else self._complete(request)
+            try:
+                async with contextlib.aclosing(beyond(request, continued, again)) as events:
+                    async for event in events:
+                        yield event
+            except RequestError as error:  # before the first event
+                if error.code != "cannot_continue":
+                    raise
+                _log.info("request %s did not come out the same again; what was told goes on", request.id)
+            else:
+                return
+        async with contextlib.aclosing(self._go_on(request, continued)) as events:
+            async for event in events:
+                yield event
+
+    async def _go_on(self, request: ChatRequest | CompletionRequest, continued: Continued) -> Events:
+        begun = await told(request, continued, self._model)
+        left = begun.left(request.sampling.max_tokens, self._context.model.context_tokens)
+        if left <= 0:
+            yield Finished(reason="length")
+            yield begun.usage(Usage())
+            return
+        body = sampling_body(request.sampling, 0, self._context.model.context_tokens)
+        draw = _Draw(
+            target="/completion",
+            body=body | {"prompt": begun.prompt + begun.answer, "n_predict": left},
+            decode=decode_completion,
+            top_logprobs=None,
+            param="prompt",
+            choice=Choice(0, request.sampling.stop),
+        )
+        async with contextlib.aclosing(self._generate([draw], 1)) as events:
+            async for event in events:
+                yield begun.usage(event) if isinstance(event, Usage) else event
 
     async def _generate(self, draws: list[_Draw], n: int) -> Events:
         streams = [self._draw(draw) for draw in draws]

@@ -31,6 +31,7 @@ _BACKEND = BackendSpec(
             "echo",
             "dimensions",
             "token_prompts",
+            "continuation",
         }
     ),
     description="llama.cpp: GGUF models on CUDA, Metal, Vulkan or the CPU",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -24,6 +25,7 @@ class _Meta(msgspec.Struct, frozen=True):
 
 class _Props(msgspec.Struct, frozen=True):
     bos_token: str = ""
+    chat_template: str = ""
     chat_template_caps: TemplateCaps = TemplateCaps()
 
 
@@ -33,6 +35,10 @@ class _Model(msgspec.Struct, frozen=True):
 
 class _Models(msgspec.Struct, frozen=True):
     data: list[_Model]
+
+
+class _Rendered(msgspec.Struct, frozen=True):
+    prompt: str
 
 
 class _Tokens(msgspec.Struct, frozen=True):
@@ -59,6 +65,7 @@ class ServedModel:
         self._bos = props.bos_token
         self.meta = meta
         self.caps = props.chat_template_caps
+        self.template = props.chat_template
 
     @classmethod
     async def ask(cls, client: LlamaClient) -> ServedModel:
@@ -93,6 +100,15 @@ class ServedModel:
         except RequestError as error:
             error.param = param
             raise
+
+    async def tokens_of_text(self, text: str) -> list[int]:
+        """Return the tokens of a text that the model has written: nothing in it is a special token."""
+        body = {"content": text, "add_special": False, "parse_special": False}
+        return msgspec.json.decode(await self._client.call("/tokenize", body), type=_Tokens).tokens
+
+    async def rendered(self, chat: dict[str, Any]) -> str:
+        """Return the prompt that the template makes of the fields of a chat."""
+        return msgspec.json.decode(await self._client.call("/apply-template", chat), type=_Rendered).prompt
 
     async def text_of(self, given: str | tuple[int, ...]) -> str:
         """Return a prompt as text."""
