@@ -6,13 +6,13 @@ same one; ``fingerprint`` proves it. docs/routing.md has the rules.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
+
+import msgspec
 
 from core.api.specs import BackendSpec, ModelSpec
 from core.errors import GatewayError
@@ -114,7 +114,7 @@ def _fingerprint(
 ) -> str:
     def plain(deployment: Deployment) -> dict[str, Any]:
         return {
-            "spec": dataclasses.asdict(deployment.spec),
+            "spec": deployment.spec,
             "engine": deployment.backend.engine,
             "capabilities": sorted(deployment.backend.capabilities),
             "backend": backends[deployment.spec.backend].source,
@@ -129,7 +129,8 @@ def _fingerprint(
 
     content = {
         "deployments": {name: plain(deployment) for name, deployment in deployments.items()},
-        "aliases": {name: dataclasses.asdict(row) for name, row in aliases.items()},
+        "aliases": aliases,
         "routing": settings.model_dump(mode="json", include={"routing", "routes", "policies"}),
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    # dataclasses.asdict and json take half of the time that it takes to build a table.
+    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()

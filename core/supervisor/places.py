@@ -45,7 +45,7 @@ class Places:
             self._arrange(deployment, disabled, feed, weights, weights_moved=weights != self._weights)
         for id_ in self._slots.keys() - table.deployments.keys():
             for slot in self.of(id_):
-                feed(slot, Removed())
+                _remove(slot, feed)
         self._weights = weights
 
     def forget(self, slot: Slot) -> None:
@@ -64,31 +64,36 @@ class Places:
         known = bool(slots) and slots[0].deployment == deployment and not weights_moved
         weights = slots[0].weights if known else DeploymentWeights(deployment, table)
         wanted = slots[0].replica.recipe if known else recipe(deployment)
+        told = Configured(
+            enabled=not disabled,
+            disabled=disabled,
+            at_startup=deployment.spec.load == "startup",
+            idle_unload_s=deployment.idle_unload_s,
+            recipe=wanted,
+        )
         there = {slot.index: slot for slot in slots}
         missing: str | None = None
         for index in range(deployment.replicas):
             slot = there.pop(index, None)
+            anew = slot is None or slot.replica.recipe != wanted or not slot.replica.may_run
+            if missing is None and anew and (slot is None or slot.replica.process is None):
+                missing = what_is_missing(weights)
             if slot is None:
-                missing = what_is_missing(weights) if missing is None else missing
-                replica = new_replica(deployment, index, disabled=disabled, missing=missing)
+                replica = new_replica(deployment, index, disabled=disabled, missing=missing or "")
                 if slots:  # an operator took the deployment out of service, not one of its replicas
                     replica = dataclasses.replace(replica, out=slots[0].replica.out)
-                slots.append(Slot(deployment, weights, replica))
-                continue
+                slot = Slot(deployment, weights, replica, configured=told)
+                slots.append(slot)
             slot.deployment, slot.weights = deployment, weights
-            replica = slot.replica
-            if missing is None and replica.process is None and (replica.recipe != wanted or not replica.may_run):
-                missing = what_is_missing(weights)
-            event = Configured(
-                enabled=not disabled,
-                disabled=disabled,
-                at_startup=deployment.spec.load == "startup",
-                idle_unload_s=deployment.idle_unload_s,
-                recipe=wanted,
-                missing=missing or "",
-            )
-            feed(slot, event)
+            if told != slot.configured:
+                slot.configured = told
+                feed(slot, dataclasses.replace(told, missing=missing or ""))
             slot.tell_limits()
         slots.sort(key=lambda slot: slot.index)
         for slot in there.values():
-            feed(slot, Removed())
+            _remove(slot, feed)
+
+
+def _remove(slot: Slot, feed: Feed) -> None:
+    slot.configured = None
+    feed(slot, Removed())

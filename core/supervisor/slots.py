@@ -16,6 +16,7 @@ from core.routing.table import Deployment
 from core.supervisor.launch import make_scratch, remove_scratch, replica_config
 from core.supervisor.replica import Replica
 from core.supervisor.replica_events import (
+    Configured,
     Event,
     Exited,
     Launched,
@@ -44,6 +45,8 @@ class Slot:
     watcher: Watcher | None = None
     limits: SetLimits | None = None
     """What the process was told of its queue."""
+    configured: Configured | None = None
+    """What the replica was told last of the configuration, if it was told."""
 
     @property
     def index(self) -> int:

@@ -171,6 +171,17 @@ async def test_limits_reach_a_running_replica(house, echo, submit, until):
     assert here.replica().pid == before.pid
 
 
+async def test_a_replica_more_of_a_drained_deployment_is_drained_too(house, echo, until):
+    here = await house(echo())
+    await here.until("ready")
+    await here.ask(Operate(deployment="echo@echo", action="drain"))
+    await here.until("stopped")
+    await here.change(replicas=2)
+    assert [one.state for one in here.replicas()] == ["stopped", "stopped"]
+    await here.ask(Operate(deployment="echo@echo", action="load"))
+    await until(lambda: [one.state for one in here.replicas()] == ["ready", "ready"])
+
+
 # --- operations
 
 
