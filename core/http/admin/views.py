@@ -85,7 +85,7 @@ class DeploymentView(Changeable, frozen=True, kw_only=True):
         takes_requests: it is enabled, and so is its backend.
         backend_enabled: whether the backend is.
         state: the best of its replicas.
-        on_demand: a request may load it.
+        on_demand: a request may load it now.
         replica_states: its processes; ``replicas`` is how many there shall be.
     """
 
@@ -232,7 +232,7 @@ def _deployment(gateway: Gateway, one: Deployment, declared: Mapping[str, ModelS
         idle_unload_s=one.idle_unload_s,
         state=status.state,
         reason=status.reason or None,
-        on_demand=status.on_demand or one.on_demand,
+        on_demand=status.on_demand,
         configured=Changeable(**configured),
         overrides=overrides,
         memory=MemoryView(

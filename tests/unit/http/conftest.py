@@ -134,7 +134,10 @@ class Supervisor:
             replicas = self.replicas.get(name, ())
             state = replicas[0].state if replicas else "stopped"
             reason = replicas[0].reason if replicas else ""
-            statuses.append(DeploymentStatus(deployment=name, state=state, reason=reason, replicas=replicas))
+            on_demand = self.gateway.table.deployments[name].on_demand
+            statuses.append(
+                DeploymentStatus(deployment=name, state=state, reason=reason, on_demand=on_demand, replicas=replicas)
+            )
         fingerprint = self.gateway.table.fingerprint
         self.gateway.fleet.connected = True
         self.gateway.fleet.update(
