@@ -17,11 +17,12 @@ import os
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import psutil
 import pytest
 import uvloop
 from echo_backend.engine import EchoEngine
@@ -29,7 +30,8 @@ from echo_backend.plugin import EchoSettings
 
 from core.api import EngineContext, ModelSpec, Sampling
 from core.errors import GatewayError
-from core.testing import chat, collect
+from core.gateway.admin import Management
+from core.testing import chat, collect, eventually, start_gateway
 from core.testing.faults.engine import FaultsEngine
 from core.testing.faults.plugin import FaultsSettings
 from core.wire.control import Action, Change, Operate, Reload
@@ -40,19 +42,13 @@ SETTLE_EVERY = 200
 WITHIN_S = 10.0
 """Longer than anything may take here: what has not happened by then is wedged."""
 
-CONFIG = """
-log_level = "ERROR"
+PLUGINS = """
 [plugins]
 allow = ["echo", "faults"]
-[limits]
-timeout_s = 5
-[routing]
-retry_share = 1.0
-retry_burst = 1000.0
-retry_backoff_s = 0.01
-retry_backoff_max_s = 0.05
-breaker_open_s = 0.05
-breaker_open_max_s = 0.1
+"""
+HEAD = f"""
+log_level = "ERROR"
+{PLUGINS}
 [supervisor]
 backoff_initial_s = 0.02
 backoff_max_s = 0.05
@@ -63,6 +59,17 @@ drain_timeout_s = 0.3
 kill_after_s = 0.2
 status_interval_s = 0.25
 memory_limit_bytes = 1000000000000
+"""
+CONFIG = """
+[limits]
+timeout_s = 5
+[routing]
+retry_share = 1.0
+retry_burst = 1000.0
+retry_backoff_s = 0.01
+retry_backoff_max_s = 0.05
+breaker_open_s = 0.05
+breaker_open_max_s = 0.1
 [aliases]
 "team" = ["fast", "slow", "lazy"]
 "chain" = ["team", "echo"]
@@ -338,11 +345,35 @@ async def what_is_said() -> dict[tuple[str, str], list[str]]:
 # --- playing ------------------------------------------------------------------------------------
 
 
+class Victim(Protocol):
+    """A replica's process, or what stands for it."""
+
+    def kill(self) -> None: ...
+    def terminate(self) -> None: ...
+
+
+@dataclass
+class Ground:
+    """Where a play takes place.
+
+    Attributes:
+        head: what every configuration begins with.
+        living: the replicas that live, by name; given what ``/health`` says.
+        management: a way to the supervisor that is not HTTP.
+    """
+
+    port: int
+    file: Path
+    head: str
+    living: Callable[[dict[str, Any]], Mapping[str, Victim]]
+    management: Management | None = None
+
+
 class Play:
     """One gateway, what is done to it, and whether it does what it should."""
 
-    def __init__(self, gateway: Any, draw: random.Random, known: dict[tuple[str, str], list[str]]) -> None:
-        self.gateway = gateway
+    def __init__(self, ground: Ground, draw: random.Random, known: dict[tuple[str, str], list[str]]) -> None:
+        self.ground = ground
         self.draw = draw
         self.known = known
         self.truth = Truth()
@@ -354,9 +385,13 @@ class Play:
         received = bytearray()
         try:
             async with asyncio.timeout(WITHIN_S):
-                return await ask(self.gateway.port, method, path, body, received)
+                return await ask(self.ground.port, method, path, body, received)
         except TimeoutError:
             pytest.fail(f"{method} {path} {body}: no whole answer within {WITHIN_S:g} s; so far {bytes(received)!r}")
+
+    async def health(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((await self.ask("GET", "/health")).body)
+        return found
 
     # --- requests
 
@@ -397,29 +432,34 @@ class Play:
 
     async def kill(self) -> str:
         """Kill a replica in the middle of what it does."""
-        if not self.gateway.launcher.running:
-            return "nobody"
-        name = self.draw.choice(sorted(self.gateway.launcher.running))
-        self.gateway.launcher.running[name].kill()
+        name, victim = await self.victim()
+        if victim is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.kill()
         return name
 
     async def terminate(self) -> str:
         """Send a replica SIGTERM behind the supervisor's back."""
-        if not self.gateway.launcher.running:
-            return "nobody"
-        name = self.draw.choice(sorted(self.gateway.launcher.running))
-        self.gateway.launcher.running[name].terminate()
+        name, victim = await self.victim()
+        if victim is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.terminate()
         return name
+
+    async def victim(self) -> tuple[str, Victim | None]:
+        living = self.ground.living(await self.health())
+        name = self.draw.choice([*sorted(living), "nobody"])
+        return name, living.get(name)
 
     # --- an operator's commands: over HTTP, or straight to the supervisor
 
     async def manage(self, command: Change | Operate | Reload, method: str, path: str, body: object = None) -> int:
         """Give a command one way or the other; return the status of the reply."""
-        if self.draw.random() < 0.5:
+        management = self.ground.management
+        if management is None or self.draw.random() < 0.5:
             reply = await self.ask(method, f"/admin/v1{path}", body)
             assert reply.whole, reply
             return reply.status
-        management = self.gateway.app.ctx.gateway.management
         do = {Change: management.change, Operate: management.operate, Reload: management.reload}[type(command)]
         try:
             async with asyncio.timeout(WITHIN_S):
@@ -485,7 +525,7 @@ class Play:
     async def reload(self) -> str:
         """Edit the configuration, well or badly, and have it read again."""
         name = self.draw.choice(sorted(FILES))
-        (self.gateway.folder / "gateway.toml").write_text(FILES[name])
+        self.ground.file.write_text(self.ground.head + FILES[name])
         status = await self.manage(Reload(), "POST", "/reload")
         self.became(status, lambda truth: setattr(truth, "file", name))
         return f"{name}: {status}"
@@ -552,7 +592,7 @@ class Play:
 
     async def until(self, problem_in: Callable[[dict[str, Any]], str]) -> None:
         limit_s = time.monotonic() + WITHIN_S
-        while problem := problem_in(json.loads((await self.ask("GET", "/health")).body)):
+        while problem := problem_in(await self.health()):
             assert time.monotonic() < limit_s, problem
             await asyncio.sleep(0.01)
 
@@ -568,20 +608,19 @@ class Play:
                 if replica["breaker"]["state"] == "open" and replica["breaker"]["retry_in_s"]:
                     return f"the breaker of {replica['replica']} is open"
                 ready |= {replica["replica"]} if replica["state"] == "ready" else set()
-        if ready != set(self.gateway.launcher.running):
-            return f"{sorted(ready)} are ready, and {sorted(self.gateway.launcher.running)} live"
+        if ready != (living := self.ground.living(health).keys()):
+            return f"{sorted(ready)} are ready, and {sorted(living)} live"
         return f"{health['requests_in_flight']} requests in flight" if health["requests_in_flight"] else ""
 
     async def all_again(self) -> None:
         """Undo everything, and load everything."""
-        (self.gateway.folder / "gateway.toml").write_text(CONFIG)
-        management = self.gateway.app.ctx.gateway.management
-        await management.change(Change(reset=("*",)))
-        await management.reload(Reload())
+        self.ground.file.write_text(self.ground.head + CONFIG)
+        assert (await self.ask("POST", "/admin/v1/reset", {"names": ["*"]})).status == 200
+        assert (await self.ask("POST", "/admin/v1/reload")).status == 200
         self.truth = Truth()
         for name, one in self.truth.deployments().items():
             if one.enabled:
-                await management.operate(Operate(deployment=name, action="load"))
+                assert (await self.ask("POST", f"/admin/v1/deployments/{name}/load")).status in {200, 202}
         await self.settle()
         health = await self.ask("GET", "/health")
         assert (health.status, self.truth.status("team"), self.truth.status("chain")) == (200, 200, 200)
@@ -633,9 +672,40 @@ def test_random_operations(in_one_loop: Any, seed: int) -> None:
     """After each the truth is told; in the end all can be loaded again and answers."""
 
     async def run() -> None:
-        known = await what_is_said()
-        async with in_one_loop(CONFIG) as gateway:
-            await Play(gateway, random.Random(seed), known).run(STEPS)  # noqa: S311 - it shall be the same again
+        async with in_one_loop(HEAD + CONFIG) as gateway:
+            management = gateway.app.ctx.gateway.management
+            file = gateway.folder / "gateway.toml"
+            ground = Ground(gateway.port, file, HEAD, lambda _: gateway.launcher.running, management)
+            await Play(ground, random.Random(seed), await what_is_said()).run(STEPS)  # noqa: S311 - the same again
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as every process of a gateway runs
         runner.run(run())
+
+
+@pytest.mark.timeout(180)
+def test_random_operations_on_processes() -> None:
+    """The same with real processes, and two HTTP workers that must both know what one was told."""
+    with start_gateway(PLUGINS + CONFIG, "--workers", "2") as gateway:
+        file = gateway.log.parent / "gateway.toml"
+        head = file.read_text().removesuffix(CONFIG)
+        eventually(lambda: gateway.health()["status"] == "healthy")
+
+        def living(health: dict[str, Any]) -> dict[str, Victim]:
+            names = {
+                replica["pid"]: replica["replica"]
+                for deployment in health["deployments"].values()
+                for replica in deployment["replicas"]
+            }
+            found: dict[str, Victim] = {}
+            for one in gateway.children():
+                with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                    if "core.engine" in one.cmdline():
+                        found[names.get(one.pid, f"process {one.pid}")] = one
+            return found
+
+        ground = Ground(int(gateway.url.rpartition(":")[2]), file, head, living)
+
+        async def run() -> None:
+            await Play(ground, random.Random(1), await what_is_said()).run(100)  # noqa: S311 - the same again
+
+        asyncio.run(run())
