@@ -11,6 +11,7 @@ import logging
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 
@@ -82,6 +83,8 @@ class Search:
         self._rejections: list[Rejected] = []
         self._leaving: dict[str, float] = {}
         self._left_out = False
+        self._attempt_timeout_s = route.options.attempt_timeout_s
+        self._may_wait = True
         self._may_hedge = route.options.hedge_after_s is not None
         self._failure: GatewayError | None = None
         self._unpaid: FailureReason | None = None
@@ -131,14 +134,20 @@ class Search:
     ) -> Answer:
         """Return an answer to another ``request``, which goes on where ``failure`` cut ``broken`` off.
 
-        Only deployments that are ``able`` are asked. It is a retry: it needs the budget, and waits.
+        Only deployments that are ``able`` are asked, the same one first, and only those that are ready. It is a retry:
+        it needs the budget, and waits. What was told may take as long again, so no limit on the first event holds.
 
         Raises:
             GatewayError: as of `next_answer`.
         """
         self.note(broken.replica, failure)
         self._request = msgspec.structs.replace(self._request, request=request)
-        self._tiers = [[one for one in tier if able(one)] for tier in self._tiers]
+        self._deadline = replace(self._deadline, first_event_s=math.inf)
+        self._attempt_timeout_s = None
+        self._may_hedge = self._may_wait = False
+        same = broken.replica.deployment
+        tiers = [[one for one in tier if able(one) and one.id != same.id] for tier in self._tiers]
+        self._tiers = [[same] if able(same) else [], *tiers]
         return await self.next_answer()
 
     def note(self, replica: Replica, failure: ReplicaFailedError) -> None:
@@ -231,7 +240,7 @@ class Search:
             GatewayError: the request is at fault.
         """
         replica, answer = work.replica, None
-        limit = asyncio.timeout(self._route.options.attempt_timeout_s)
+        limit = asyncio.timeout(self._attempt_timeout_s)
         try:
             async with limit:
                 stream = await self._fleet.acquire(replica)
@@ -252,7 +261,7 @@ class Search:
 
     def _timed_out(self, work: Work) -> ReplicaFailedError:
         work.failed("timeout")
-        limit_s = self._route.options.attempt_timeout_s
+        limit_s = self._attempt_timeout_s
         message = f"{work.replica.name} gave no first token within {limit_s:g} s (routing.attempt_timeout_s)."
         return ReplicaFailedError(GatewayError.timeout(message), "timeout")
 
@@ -268,7 +277,9 @@ class Search:
             coming = [
                 one
                 for one in tier
-                if (self._fleet.is_coming(one) or self._is_leaving(one)) and not self._is_given_up(one)
+                if self._may_wait
+                and (self._fleet.is_coming(one) or self._is_leaving(one))
+                and not self._is_given_up(one)
             ]
             if not coming:
                 return False

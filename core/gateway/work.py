@@ -38,6 +38,7 @@ class Work:
         self._routing = routing
         self._now_s = asyncio.get_running_loop().time
         self._choices = _choices(request.request)
+        self._goes_on = _goes_on(request.request)
         self._prompt = request.estimated_prompt_tokens
         self._output = self._choices * _output_tokens(request.request, replica.output_tokens.value)
         self._began_s = self._now_s()
@@ -63,8 +64,9 @@ class Work:
             self._tokens_first = tokens
             replica.in_flight_prompt_tokens -= self._prompt
             self._prompt = 0
-            replica.ttft_s.add(now_s - self._began_s)
-            replica.measured_at_s = now_s
+            if not self._goes_on:  # else what was told before came first, unseen
+                replica.ttft_s.add(now_s - self._began_s)
+                replica.measured_at_s = now_s
             before = replica.breaker.state
             replica.breaker.succeeded(self.probe)
             self._tell(before)
@@ -76,7 +78,7 @@ class Work:
     def completed(self) -> None:
         """The answer is whole."""
         replica, now_s = self.replica, self._now_s()
-        if self._choices:
+        if self._choices and not self._goes_on:
             replica.output_tokens.add(self._tokens / self._choices)
         later = self._tokens - self._tokens_first
         if later and self._first_s is not None:
@@ -105,6 +107,11 @@ class Work:
     def _tell(self, before: BreakerState) -> None:
         if self.replica.breaker.state != before:
             self._fleet.tell_breaker(self.replica.name)
+
+
+def _goes_on(request: EngineRequest) -> bool:
+    """Whether another replica began the answer."""
+    return isinstance(request, ChatRequest | CompletionRequest) and request.continued is not None
 
 
 def _choices(request: EngineRequest) -> int:

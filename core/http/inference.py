@@ -17,10 +17,12 @@ from core.dialects import openai
 from core.errors import GatewayError
 from core.gateway import metrics
 from core.gateway.answer import Answer, Deadline, ReplicaFailedError
+from core.gateway.continuation import Continuous
 from core.gateway.search import Search
 from core.http.failures import error_response
 from core.http.gateway import Gateway, gateway_of
 from core.http.sse import EventStream
+from core.routing.table import RouteOptions
 from core.settings import LimitsTable
 
 __all__ = ["chat", "completions", "embeddings", "rerank"]
@@ -160,7 +162,7 @@ async def _answer(call: _Call, parse: Parse) -> HTTPResponse | None:
         budget=gateway.budget,
     )
     if parsed.stream:
-        return await _stream(call, parsed, search, timeout_s)
+        return await _stream(call, parsed, search, route.options, timeout_s)
     return await _whole(call, parsed, search, timeout_s)
 
 
@@ -177,20 +179,23 @@ async def _whole(call: _Call, parsed: openai.Parsed, search: Search, timeout_s: 
     return HTTPResponse(body, content_type="application/json", headers=_headers(call, answer))
 
 
-async def _stream(call: _Call, parsed: openai.Parsed, search: Search, timeout_s: float) -> HTTPResponse | None:
+async def _stream(
+    call: _Call, parsed: openai.Parsed, search: Search, options: RouteOptions, timeout_s: float
+) -> HTTPResponse | None:
     limits = call.gateway.settings.limits
     out = EventStream(call.request, keepalive=openai.KEEPALIVE, keepalive_s=limits.keepalive_s)
     dialect = openai.Stream(parsed, parsed.name)
-    answer: Answer | None = None
+    answer: Continuous | None = None
     limit_s = min(limits.first_token_timeout_s, timeout_s)
     try:
         async with asyncio.timeout_at(call.began_s + limit_s) as deadline:
-            answer = await search.next_answer()
+            first = await search.next_answer()
+            answer = Continuous(search, first, parsed.request, options)
             limit_s = timeout_s
             deadline.reschedule(call.began_s + limit_s)
-            call.began(answer)
-            out.headers = _headers(call, answer)
-            dialect = openai.Stream(parsed, _reply_model(call, parsed, answer))
+            call.began(first)
+            out.headers = _headers(call, first)
+            dialect = openai.Stream(parsed, _reply_model(call, parsed, first))
             await _copy(call, answer, dialect, out)
     except TimeoutError:
         error = call.failed(_too_late(limit_s))
@@ -210,14 +215,14 @@ async def _stream(call: _Call, parsed: openai.Parsed, search: Search, timeout_s:
     return None
 
 
-async def _copy(call: _Call, answer: Answer, dialect: openai.Stream, out: EventStream) -> None:
+async def _copy(call: _Call, answer: Continuous, dialect: openai.Stream, out: EventStream) -> None:
     """Carry the answer's events to the client as they come."""
     loop = asyncio.get_running_loop()
-    interval = metrics.token_interval(answer.replica.deployment.id)
     before_s = 0.0
     async for events in answer:
         now_s = loop.time()
         if before_s:
+            interval = metrics.token_interval(answer.answer.replica.deployment.id)
             interval.observe((now_s - before_s) / len(events))
         before_s = now_s
         call.saw(events)
