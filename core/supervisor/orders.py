@@ -166,5 +166,7 @@ def _come_back(replica: Replica, *, wanted: bool) -> Replica:
             replica = replace(replica, state="ready", reason="", process=process)
         else:
             replica = replace(replica, renewing=True)
-    ends = process.retiring or process.asked_to_retire or process.leaving
+    if wanted and (process.killed or process.verdict):  # it ends, and is to be started whatever it ends of
+        replica = replace(replica, process=replace(process, retiring=True))
+    ends = process.retiring or process.asked_to_retire or process.leaving or process.killed or bool(process.verdict)
     return replace(replica, wanted=replica.wanted or (wanted and ends))

@@ -259,6 +259,7 @@ class AnyLife(RuleBasedStateMachine):
             else:
                 self.now_s += 3
                 self.reports(late=False, status=Status(load=Load(), info=EngineInfo()))
+                self.feed(Tick())
         assert self.replica.state == "ready", self.replica
         assert self.replica.process.recipe == self.replica.recipe
 

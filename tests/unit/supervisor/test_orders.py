@@ -265,6 +265,15 @@ def test_load_starts_at_once_what_waits_for_its_restart():
     assert after(without_process("starting", failures=1, start_at_s=NOW_S + 100), LoadOrdered())[1] == LAUNCH
 
 
+def test_load_starts_again_what_is_just_ending_of_a_failure():
+    never = Reported(1, Status(load=IDLE, error="no such device", error_permanent=True))
+    replica, _ = after(running("starting"), never)
+    replica, effects = after(replica, LoadOrdered())
+    assert (replica.state, effects) == ("starting", NONE)
+    replica, effects = after(replica, exited(replica))
+    assert (replica.state, replica.failures, effects) == ("starting", 0, LAUNCH)
+
+
 def test_operations_are_idempotent():
     for order in (LoadOrdered(), UnloadOrdered(), DrainOrdered(), RestartOrdered()):
         once, _ = after(running(load=BUSY), order)
