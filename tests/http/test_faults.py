@@ -30,22 +30,28 @@ SETTINGS = Settings(
     ),
     policies={"lowest_latency": {"half_life_s": 0.5}},  # so that a replica that was slow once is met again
 )
-OPTIONS = RouteOptions(attempt_timeout_s=1.0, continuation="off")
+CONTINUED = RouteOptions(attempt_timeout_s=1.0)
+CUT = RouteOptions(attempt_timeout_s=1.0, continuation="off")
 
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture(scope="module", params=POLICIES)
+@pytest.fixture(
+    scope="module",
+    params=[*((policy, CONTINUED) for policy in POLICIES), ("least_loaded", CUT)],
+    ids=[*POLICIES, "without continuation"],
+)
 def findings(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mapping[str, Finding]]:
     """What came of all drills under one policy."""
-    folder: Path = tmp_path_factory.mktemp(request.param)
-    route = RouteUnderDrill(names=(), policy=request.param, options=OPTIONS)
+    policy, options = request.param
+    folder: Path = tmp_path_factory.mktemp(policy)
+    route = RouteUnderDrill(names=(), policy=policy, options=options)
     declared = [model.spec.deployment for model in load_registry(SETTINGS.plugins).models]
     configuration = configuration_of(SETTINGS, route, DRILLS, folder, declared=declared)
     with start_gateway(to_toml(configuration), quick=False) as gateway:
-        found = asyncio.run(run_drills(gateway.url, DRILLS, SETTINGS, OPTIONS, folder))
+        found = asyncio.run(run_drills(gateway.url, DRILLS, SETTINGS, options, folder))
         yield {finding.drill: finding for finding in found}
 
 
