@@ -75,7 +75,7 @@ class OverrideStore:
                 database.execute("DELETE FROM overrides")
                 database.executemany("INSERT INTO overrides (kind, name, value) VALUES (?, ?, ?)", _rows(overrides))
         except (sqlite3.Error, OSError) as error:
-            msg = f"{self._path} cannot be written, so nothing was changed: {error}"
+            msg = f"{self._path} cannot be written: {error}"
             raise StoreError(msg) from error
 
     @contextlib.contextmanager

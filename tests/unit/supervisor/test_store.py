@@ -68,7 +68,7 @@ def test_a_save_that_fails_half_way_changes_nothing(path, monkeypatch):
         yield "nonsense", "b", "true"
 
     monkeypatch.setattr("core.supervisor.store._rows", half)
-    with pytest.raises(StoreError, match="nothing was changed"):
+    with pytest.raises(StoreError, match="cannot be written"):
         store.save(Overrides(backends={"b": True}))
     monkeypatch.undo()
     assert OverrideStore(path).load() == ALL
@@ -128,7 +128,7 @@ def test_a_file_that_cannot_be_read_is_told_of_and_never_written(path, damage, c
 def test_a_file_that_cannot_be_written_refuses_the_change(path):
     store = OverrideStore(path.parent / "no" / "such" / "folder" / "x.sqlite3")
     assert store.load() == Overrides()
-    with pytest.raises(StoreError, match="cannot be written, so nothing was changed"):
+    with pytest.raises(StoreError, match="cannot be written"):
         store.save(ALL)
 
 

@@ -1,0 +1,208 @@
+"""Commands: done whole or refused whole, one at a time, and whatever goes wrong is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+
+import pytest
+from echo_backend.plugin import gateway_backends
+
+from core.api import ModelSpec, PolicySpec
+from core.registry import load_registry
+from core.routing.table import Declared
+from core.settings import PluginsTable, Settings
+from core.supervisor.admin import Administration
+from core.supervisor.events import Events
+from core.supervisor.replica import Replica
+from core.supervisor.replica_events import LoadOrdered
+from core.supervisor.store import OverrideStore
+from core.wire.control import Change, Operate, Overrides, Reload
+
+
+def declared(spec):
+    return Declared(spec=spec, plugin="test", distribution="test", version="1")
+
+
+class Broken:
+    def __init__(self, _settings) -> None:
+        raise RuntimeError("no such device")
+
+
+BUILTIN = load_registry(PluginsTable(allow=()))
+REGISTRY = replace(
+    BUILTIN,
+    policies={**BUILTIN.policies, "broken": declared(PolicySpec(name="broken", policy=Broken))},
+    backends={"echo": declared(gateway_backends()[0])},
+    models=(declared(ModelSpec(name="a", backend="echo")),),
+)
+
+
+class House:
+    """Carries out what it is told, and remembers it."""
+
+    def __init__(self, folder, *, settings=None, database=None) -> None:
+        self.database = database or folder / "overrides.sqlite3"
+        self.store = OverrideStore(self.database)
+        self.events = Events(100)
+        self.read = settings
+        self.handed_over: list[Settings] = []
+        self.admin = Administration(
+            REGISTRY,
+            self.store,
+            self.events,
+            read_settings=None if settings is None else lambda: self.read,
+            configuration_replaced=self.hand_over,
+        )
+        self.generation = self.admin.first_generation(Settings())
+        self.stopping = False
+        self.orders: list[tuple[str, object]] = []
+        self.may_take_over = asyncio.Event()
+        self.may_take_over.set()
+
+    def hand_over(self, settings) -> None:
+        self.handed_over.append(settings)
+
+    async def take_over(self, generation) -> None:
+        await self.may_take_over.wait()
+        self.generation = generation
+
+    def replicas(self, deployment):
+        return [Replica(name=f"{deployment}#0", state="stopped")]
+
+    def order(self, deployment, order) -> None:
+        self.orders.append((deployment, order))
+
+    async def __call__(self, command):
+        return await self.admin.execute(command, self)
+
+
+@pytest.fixture
+def house(tmp_path):
+    return House(tmp_path)
+
+
+def priority(number) -> Change:
+    return Change(deployments={"a@echo": {"priority": number}})
+
+
+async def test_a_change_is_kept_told_and_in_effect(house):
+    before = house.events.newest
+    reply = await house(priority(7))
+    assert (reply.status, json.loads(reply.body)) == (200, {"deployments": {"a@echo": {"priority": 7}}})
+    assert house.generation.number == 2
+    assert house.generation.table.deployments["a@echo"].spec.priority == 7
+    assert OverrideStore(house.database).load() == house.generation.overrides
+    assert [(one.kind, one.data) for one in house.events.after(before)] == [("overrides", json.loads(reply.body))]
+
+
+async def test_a_change_that_changes_nothing_makes_no_generation(house):
+    await house(priority(7))
+    generation, newest = house.generation, house.events.newest
+    reply = await house(priority(7))
+    assert (reply.status, json.loads(reply.body)) == (200, {"deployments": {"a@echo": {"priority": 7}}})
+    assert (house.generation is generation, house.events.newest) == (True, newest)
+
+
+async def test_a_change_that_cannot_be_kept_is_not_made(tmp_path):
+    house = House(tmp_path, database=tmp_path / "no" / "folder" / "x.sqlite3")
+    before = house.generation
+    reply = await house(priority(7))
+    assert (reply.status, reply.code) == (409, "not_kept")
+    assert reply.message.startswith("Nothing was changed: ")
+    assert (house.generation is before, house.events.after(0)) == (True, [])
+
+
+async def test_changes_are_made_one_after_another(house):
+    """The second is checked against what the first has made."""
+    house.may_take_over.clear()
+    first = asyncio.create_task(house(priority(7)))
+    second = asyncio.create_task(house(Change(deployments={"a@echo": {"weight": 2.0}})))
+    await asyncio.sleep(0.1)
+    assert not first.done()
+    house.may_take_over.set()
+    await first
+    reply = await second
+    assert json.loads(reply.body) == {"deployments": {"a@echo": {"priority": 7, "weight": 2.0}}}
+    assert house.generation.number == 3
+
+
+async def test_a_change_that_makes_no_table_is_refused_with_all_mistakes(house):
+    reply = await house(Change(aliases={"x": ("nobody",), "y": ("noone",), "z": ("a",)}))
+    assert (reply.status, reply.code) == (400, "invalid_value")
+    assert len(reply.message.splitlines()) == 2
+    assert house.generation.number == 1
+    assert not house.database.exists()
+
+
+async def test_what_was_left_out_is_kept_with_later_changes(tmp_path):
+    OverrideStore(tmp_path / "overrides.sqlite3").save(Overrides(aliases={"old": ("gone",)}))
+    house = House(tmp_path)
+    assert house.generation.overrides == Overrides()
+    await house(priority(7))
+    assert OverrideStore(house.database).load().aliases == {"old": ("gone",)}
+    reply = await house(Change(aliases={"old": None}))
+    assert reply.status == 200
+    assert OverrideStore(house.database).load().aliases == {}
+
+
+async def test_nothing_is_done_while_the_gateway_stops(house):
+    house.stopping = True
+    for command in (priority(7), Operate(deployment="a@echo", action="load"), Reload()):
+        reply = await house(command)
+        assert (reply.status, reply.code) == (409, "shutting_down")
+    assert house.orders == []
+
+
+async def test_an_operation_is_ordered(house):
+    reply = await house(Operate(deployment="a@echo", action="load"))
+    assert (reply.status, house.orders) == (200, [("a@echo", LoadOrdered())])
+
+
+async def test_a_gateway_that_was_given_its_settings_has_none_to_read(house):
+    reply = await house(Reload())
+    assert (reply.status, reply.code) == (409, "no_configuration")
+    assert "create_app(settings=...)" in reply.message
+
+
+async def test_what_was_read_is_handed_over_before_it_is_in_effect(tmp_path):
+    """So a process that is started in between begins with what will be in effect."""
+    house = House(tmp_path, settings=Settings(limits={"timeout_s": 5}))
+    house.may_take_over.clear()
+    reloading = asyncio.create_task(house(Reload()))
+    async with asyncio.timeout(5):
+        while not house.handed_over:
+            await asyncio.sleep(0.01)
+    assert house.generation.number == 1
+    house.may_take_over.set()
+    reply = await reloading
+    assert json.loads(reply.body)["generation"] == 2
+    assert house.handed_over == [house.generation.configured]
+
+
+async def test_settings_that_cannot_be_handed_over_are_in_effect_all_the_same(tmp_path, monkeypatch, caplog):
+    house = House(tmp_path, settings=Settings(limits={"timeout_s": 5}))
+
+    def full(_settings):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(house.admin, "_configuration_replaced", full)
+    assert (await house(Reload())).status == 200
+    assert house.generation.settings.limits.timeout_s == 5
+    assert "no space left" in caplog.text
+
+
+async def test_a_policy_that_cannot_be_made_is_refused_before_any_worker_hears_of_it(tmp_path):
+    house = House(tmp_path, settings=Settings(routing={"policy": "broken"}))
+    reply = await house(Reload())
+    assert (reply.status, "no such device" in reply.message) == (400, True)
+
+
+async def test_an_accident_is_answered_and_the_next_command_is_done(house, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        patch.setattr(house.store, "save", lambda _: 1 / 0)
+        reply = await house(priority(7))
+    assert (reply.status, reply.code) == (500, "internal_error")
+    assert "ZeroDivisionError" in caplog.text
+    assert (await house(priority(8))).status == 200
