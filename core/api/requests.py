@@ -136,11 +136,11 @@ class Continued(Positional, frozen=True, kw_only=True):
     An engine whose backend has the capability ``continuation`` takes ``token_ids`` as generated already, puts them
     through all that it does with tokens it generates itself (stops, grammar, reasoning, penalties, counting), but
     yields only what goes beyond ``text`` and ``reasoning``; `Usage` is that of the whole answer. It may refuse with
-    `RequestError` (code ``cannot_continue``) before its first event.
+    `RequestError` (code ``cannot_continue``) before its first event. docs/continuation.md has more.
 
     Attributes:
-        token_ids: the generated tokens that were told, in order; a few of the last may be missing, so that
-            ``text`` may reach further than they do.
+        token_ids: the generated tokens that were told, in order; the last ones may be missing, or all where the
+            backend tells none, so that ``text`` may reach further than they do.
         text: the text that the client has.
         reasoning: the reasoning that the client has.
     """
