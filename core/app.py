@@ -182,7 +182,7 @@ class _Parts:
         self._supervisor = Supervisor(
             registry=registry,
             configured=self._settings,
-            store=OverrideStore(self._settings.admin.database),
+            store=OverrideStore(self._settings.admin.database.expanduser()),
             launcher=make_launcher(registry, self._settings),
             observers=make_observers(registry),
             run_dir=run_dir,

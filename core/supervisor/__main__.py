@@ -67,7 +67,7 @@ def main() -> int:
         supervisor = Supervisor(
             registry=registry,
             configured=settings,
-            store=OverrideStore(settings.admin.database),
+            store=OverrideStore(settings.admin.database.expanduser()),
             launcher=launcher,
             observers=observers,
             run_dir=run_dir,
