@@ -71,7 +71,7 @@ class RoutingTable(_Table):
 
     policy: str = Field("least_loaded", description="ranks the candidates of a tier")
     policy_timeout_s: PositiveFloat = Field(
-        0.05, description="a policy that takes longer is stopped; least_loaded ranks that request instead"
+        0.25, description="a policy that takes longer is stopped; least_loaded ranks that request instead"
     )
     reply_model: Literal["requested", "served"] = Field(
         "requested", description="the reply's model field: the name that was requested, or the model that served"

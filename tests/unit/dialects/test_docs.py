@@ -53,6 +53,9 @@ def test_refused_fields_are_documented() -> None:
 
 DOCUMENTED = {code: (status, kind) for status, kind, code, _when, _remedy in table(ERRORS)}
 
+# What an engine tells the gateway; clients see the error of the replica that broke off.
+BETWEEN_PROCESSES = {"cannot_continue"}
+
 MADE = [
     GatewayError.unsupported("m", param="p"),
     GatewayError.too_large(1),
@@ -91,7 +94,7 @@ def test_every_code_is_documented_and_no_other() -> None:
         if not {"tests", "build"} & set(file.relative_to(ROOT).parts)
     ]
     used = set().union(*(codes_in(ast.parse(file.read_bytes())) for file in files))
-    assert used == set(DOCUMENTED)
+    assert used - BETWEEN_PROCESSES == set(DOCUMENTED)
 
 
 def test_the_example_of_an_error_is_a_real_one() -> None:
