@@ -30,7 +30,7 @@ from core.api.requests import ChatRequest, CompletionRequest, Content, Continued
 from core.dialects import openai
 from core.errors import GatewayError
 from core.gateway import continuation
-from core.gateway.answer import ReplicaFailedError
+from core.gateway.answer import Deadline, ReplicaFailedError
 from core.gateway.continuation import Continuous, Told
 from core.gateway.fleet import Fleet
 from core.routing.table import RouteOptions
@@ -123,8 +123,9 @@ async def streamed(lab: Lab, request: Any = REQUEST, *, usage: bool = True, **op
     answer = Continuous(search, first, request, RouteOptions(**options))
     dialect, sent = openai.Stream(parsed, "asked"), b""
     try:
-        async for events in answer:
-            sent += dialect.chunks(events)
+        async with asyncio.timeout(5):
+            async for events in answer:
+                sent += dialect.chunks(events)
         sent += dialect.end()
     except ReplicaFailedError as failure:
         sent += dialect.error(failure.error)
@@ -241,13 +242,18 @@ async def test_it_goes_on_as_often_as_there_are_twins(lab: Lab, monkeypatch: pyt
 
 
 async def test_the_dead_replica_s_own_deployment_is_asked_first(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before another one of the same weights, which is in the better tier but was busy."""
+    """Before one of the same weights in a better tier, which became ready meanwhile."""
+
+    async def die(stream: FrameStream[Any], submit: Submit) -> None:
+        await lab.replica("best@b", player(iter(())))
+        await player(iter([Fate("die", 2)]))(stream, submit)
+
     lab.deployment("best@b", capabilities=CAN, source="/w")
     lab.deployment("m@b", capabilities=CAN, source="/w")
-    await two(lab, Fate("reject"), Fate("die", 2), names=("best@b", "m@b", "m@b"))
-    await lab.replica("best@b", player(iter([Fate("reject"), Fate("well")])))
+    await lab.replica("m@b", die)
+    await lab.replica("m@b", player(iter(())))
     assert await outcome(lab, monkeypatch) == (True, ["continued"])
-    assert lab.submitted == ["best@b#0", "best@b#1", "m@b#0", "m@b#1"]
+    assert lab.submitted == ["m@b#0", "m@b#1"]
 
 
 @pytest.mark.parametrize(
@@ -339,6 +345,30 @@ async def test_no_limit_on_the_first_token_ends_a_continuation(lab: Lab, monkeyp
     assert await outcome(lab, monkeypatch) == (True, ["continued"])
     twin = next(replica for replica in lab.fleet.ready("m@b").values() if replica.name == "m@b#1")
     assert twin.ttft_s.value is None, "a repetition says nothing of how soon a replica answers"
+
+
+async def test_who_leaves_during_a_continuation_leaves_no_failure(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit on the first token is long past then, but it was another replica's."""
+
+    async def silent(_stream: FrameStream[Any], _submit: Submit) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    asked, failures = asyncio.Event(), []
+    monkeypatch.setattr("core.gateway.work.count_replica_failure", lambda *failure: failures.append(failure))
+    lab.deployment("m@b", capabilities=CAN)
+    await lab.replica("m@b", player(iter([Fate("die", 3)])))
+    await lab.replica("m@b", silent)
+    before, now_s = lab.search, asyncio.get_running_loop().time()
+    deadline = Deadline(at_s=now_s + 9, first_event_s=now_s + 0.1)
+    monkeypatch.setattr(lab, "search", lambda *tiers, **changes: before(*tiers, **changes, deadline=deadline))
+    client = asyncio.create_task(streamed(lab))
+    await asked.wait()
+    await asyncio.sleep(0.15)
+    client.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await client
+    assert failures == [("m@b#0", "death")]
 
 
 def test_what_was_told_is_remembered_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
