@@ -30,7 +30,7 @@ from echo_backend.plugin import EchoSettings
 
 from core.api import EngineContext, ModelSpec, Sampling
 from core.errors import GatewayError
-from core.gateway.admin import Management
+from core.http.gateway import Gateway
 from core.testing import chat, collect, eventually, start_gateway
 from core.testing.faults.engine import FaultsEngine
 from core.testing.faults.plugin import FaultsSettings
@@ -359,14 +359,14 @@ class Ground:
     Attributes:
         head: what every configuration begins with.
         living: the replicas that live, by name; given what ``/health`` says.
-        management: a way to the supervisor that is not HTTP.
+        worker: the HTTP worker's own view, where it is in this process.
     """
 
     port: int
     file: Path
     head: str
     living: Callable[[dict[str, Any]], Mapping[str, Victim]]
-    management: Management | None = None
+    worker: Gateway | None = None
 
 
 class Play:
@@ -455,11 +455,11 @@ class Play:
 
     async def manage(self, command: Change | Operate | Reload, method: str, path: str, body: object = None) -> int:
         """Give a command one way or the other; return the status of the reply."""
-        management = self.ground.management
-        if management is None or self.draw.random() < 0.5:
+        if self.ground.worker is None or self.draw.random() < 0.5:
             reply = await self.ask(method, f"/admin/v1{path}", body)
             assert reply.whole, reply
             return reply.status
+        management = self.ground.worker.management
         do = {Change: management.change, Operate: management.operate, Reload: management.reload}[type(command)]
         try:
             async with asyncio.timeout(WITHIN_S):
@@ -571,9 +571,19 @@ class Play:
                 return f"{name} is disabled, and runs: {states}"
             if not shall <= states.keys() or any(states[gone] != "draining" for gone in states.keys() - shall):
                 return f"replicas of {name}: {states} instead of {one.replicas}"
+        return self.left_behind(health)
+
+    def left_behind(self, health: dict[str, Any]) -> str:
+        """What is counted as in flight although nobody asks."""
         self.background = {task for task in self.background if not task.done() or task.result()}
-        if not self.background and health["requests_in_flight"]:
+        if self.background:
+            return ""
+        if health["requests_in_flight"]:
             return f"requests_in_flight is {health['requests_in_flight']}, and nobody asks"
+        fleet = self.ground.worker.fleet if self.ground.worker else None
+        for replica in (one for name in health["deployments"] if fleet for one in fleet.ready(name).values()):
+            if replica.in_flight or replica.in_flight_prompt_tokens or replica.in_flight_output_tokens:
+                return f"the HTTP worker counts something in flight on {replica.name}, and nobody asks"
         return ""
 
     async def settle(self) -> None:
@@ -673,9 +683,8 @@ def test_random_operations(in_one_loop: Any, seed: int) -> None:
 
     async def run() -> None:
         async with in_one_loop(HEAD + CONFIG) as gateway:
-            management = gateway.app.ctx.gateway.management
             file = gateway.folder / "gateway.toml"
-            ground = Ground(gateway.port, file, HEAD, lambda _: gateway.launcher.running, management)
+            ground = Ground(gateway.port, file, HEAD, lambda _: gateway.launcher.running, gateway.app.ctx.gateway)
             await Play(ground, random.Random(seed), await what_is_said()).run(STEPS)  # noqa: S311 - the same again
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as every process of a gateway runs
