@@ -4,10 +4,10 @@ An operator declares deployments of it, with any file as their weights. Deployme
 weights and say the same, so one can take over from another::
 
     [deployments."sound@faults"]
-    source = "any-file"
+    source = "./any-file"
 
     [deployments."dying@faults"]
-    source = "any-file"
+    source = "./any-file"
     settings = { fault = "die", after_tokens = 5 }
 """
 
