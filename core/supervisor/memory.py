@@ -239,7 +239,11 @@ def _refusal(need: Need, holders: Sequence[Holder], limits: Limits, short: Bytes
         for name, unit in sorted(units.items())
         if (size := getattr(_total(unit), "host" if short.host else "device"))
     )
-    why = "nothing can be unloaded for it" if need.may_evict else "nothing is unloaded for what nobody has asked for"
+    if need.may_evict:
+        idle = _units(holders, need.deployment, lambda one: not (one.kept or one.leaving))
+        why = f"{'not enough' if _share(_freed(idle, idle), short) else 'nothing'} can be unloaded for it"
+    else:
+        why = "nothing is unloaded for what nobody has asked for"
     return f"{begin}; {readable(max(0, limit - taken))} of {readable(limit)} are free, and {why}: {who}"
 
 

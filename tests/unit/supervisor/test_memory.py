@@ -81,6 +81,14 @@ def test_who_is_kept_stays_and_the_refusal_says_why(why):
     )
 
 
+def test_a_refusal_does_not_deny_that_somebody_is_idle():
+    refused = verdict(4 * GIB, 6 * GIB, holder("a", 4 * GIB, kept="pinned"), holder("b", GIB))
+    assert isinstance(refused, Refuse)
+    assert refused.reason.endswith(
+        "not enough can be unloaded for it: a@x has 4.0 GiB (pinned), b@x has 1.0 GiB (idle)"
+    )
+
+
 def test_a_deployment_leaves_whole_or_not_at_all():
     pair = [holder("pair", 4), holder("pair", 4, kept="1 request runs")]
     assert isinstance(verdict(4, 8, *pair), Refuse)
