@@ -159,6 +159,7 @@ def _route_mistakes(registry: Registry, settings: Settings) -> Iterator[str]:
                 hint = how_to_get(name, registry.policies, registry.not_loaded)
                 yield f"{where} policy: {name!r} is not there; {hint}"
         elif route.policy or route.settings:
+            whose = "" if route.policy else f" of {name}, the policy of [routing]"
             common = settings.policies.get(name, {}).keys() - route.settings.keys()
             try:
                 _validated(declared, settings.policies, route.settings)
@@ -166,7 +167,7 @@ def _route_mistakes(registry: Registry, settings: Settings) -> Iterator[str]:
                 told = describe(
                     error,
                     model=declared.spec.settings,
-                    where=lambda path: "" if path and path[0] in common else f"{where} settings",  # noqa: B023
+                    where=lambda path: "" if path and path[0] in common else f"{where} settings{whose}",  # noqa: B023
                 )
                 yield from (line for line in told.splitlines() if line.startswith(where))
 

@@ -136,7 +136,10 @@ def test_each_route_has_a_policy_of_its_own(install: Install) -> None:
             {"routes": {"m": {"policy": "mine", "settings": {"sped": 1}}}},
             '[routes."m"] settings: sped: there is no such',
         ),
-        ({"routes": {"m": {"settings": {"sped": 1}}}}, '[routes."m"] settings: sped: there is no such key'),
+        (
+            {"routes": {"m": {"settings": {"sped": 1}}}},
+            '[routes."m"] settings of least_loaded, the policy of [routing]: sped: there is no such key',
+        ),
         ({"routes": {"m": {"policy": "strict"}}}, '[routes."m"] settings: limit: Field required'),
         ({"routes": {"m": {"policy": "strict"}}, "policies": {"strict": {"limit": "x"}}}, "[policies.strict]: limit: "),
         ({"launchers": {"mine": {"speed": "fast"}}}, "[launchers.mine]: speed: Input should be a valid integer"),
