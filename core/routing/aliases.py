@@ -191,5 +191,8 @@ class _Builder:
         for deployment, why in sorted(self._left_out.items()):
             if name in (deployment, deployment.partition("@")[0]):
                 return why
-        hint = did_you_mean(name, self._known()) + list_not_loaded(self._not_loaded)
+        taken_away = {one for one, targets in self.configured.items() if not targets} - self._models.keys()
+        if name in taken_away:
+            return f"{name!r} was taken away; it stands for nothing"
+        hint = did_you_mean(name, self._known() - taken_away) + list_not_loaded(self._not_loaded)
         return f"there is no model, alias or deployment {name!r}; {hint}"

@@ -244,12 +244,13 @@ def test_an_alias_of_nothing_known() -> None:
 
 
 def test_an_empty_list_takes_a_declared_alias_away() -> None:
-    """And then nobody can lead to it."""
+    """And then nobody can lead to it, nor is it what somebody meant."""
     assert "x" not in table(model("m@a", aliases=("x",)), aliases={"x": []}).routes
-    assert (
-        "there is no model, alias or deployment 'x'"
-        in mistakes(model("m@a", aliases=("x",)), aliases={"x": [], "y": "x"})[0]
-    )
+    told = mistakes(model("m@a", aliases=("gpt-4",)), aliases={"gpt-4": [], "y": ["gpt-4", "gpt-5"]})
+    assert told == [
+        "[aliases] \"y\": 'gpt-4' was taken away; it stands for nothing",
+        "[aliases] \"y\": there is no model, alias or deployment 'gpt-5'; there are m, m@a, y",
+    ]
 
 
 def test_an_alias_cannot_look_like_a_deployment() -> None:
