@@ -38,6 +38,9 @@ __all__ = [
     "deployments",
 ]
 
+_AT_RUN_TIME = "changed at run time"
+"""Who declares an alias that an operator has put."""
+
 
 class _View(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the shapes below."""
@@ -149,7 +152,8 @@ class AliasView(_View, frozen=True, kw_only=True):
 
     Attributes:
         models: what it leads to, in order, aliases among them resolved; empty: the name stands for nothing.
-        declared_by: the plugins that offer it, or ``configuration``; empty when the name stands for nothing.
+        declared_by: the plugins that offer it, ``configuration``, or ``changed at run time``; empty when the name
+            stands for nothing.
         configured: what ``[aliases]`` or ``[routes]`` says; null when they say nothing and plugins decide.
         override: what it was changed to; null when it was not.
     """
@@ -276,12 +280,14 @@ def alias(gateway: Gateway, name: str) -> AliasView:
     generation = gateway.generation
     row = generation.table.aliases.get(name)
     route = generation.configured.routes.get(name)
+    override = generation.overrides.aliases.get(name)
+    declared_by = row.declared_by if row else ()
     return AliasView(
         name=name,
         models=row.targets if row else (),
-        declared_by=row.declared_by if row else (),
+        declared_by=declared_by if override is None else (_AT_RUN_TIME,) * bool(row),
         configured=generation.configured.aliases.get(name, route.models if route else None),
-        override=generation.overrides.aliases.get(name),
+        override=override,
     )
 
 

@@ -295,9 +295,10 @@ async def test_an_alias_is_put_and_taken_away_and_taken_back(lab) -> None:
     for name, first, configured in (("gpt-4", ["echo"], ["echo"]), ("parrot", ["echo"], None), ("new/one", [], None)):
         put = (await lab.client.put(f"aliases/{name}", json={"models": ["org/big", "echo"]})).json()
         assert (put["models"], put["override"], put["configured"]) == (["org/big", "echo"],) * 2 + (configured,)
+        assert put["declared_by"] == ["changed at run time"]
         assert lab.gateway.table.resolve(name).tiers[0][0].id == "org/big@echo"
         gone = (await lab.client.delete(f"aliases/{name}")).json()
-        assert (gone["models"], gone["override"]) == ([], [])
+        assert (gone["models"], gone["override"], gone["declared_by"]) == ([], [], [])
         assert name not in lab.gateway.table.routes
         assert (await aliases(lab))[name] == gone
         back = (await lab.client.delete(f"aliases/{name}?reset=true")).json()
