@@ -89,8 +89,8 @@ class GatewayError(Exception):
         """404: known, but every deployment of it is disabled; ``because`` tells why, where its own table does not."""
         why = f": {because}" if because else ""
         return cls(
-            f"The model '{name}' is disabled{why}. The operator can enable a deployment of it "
-            f'([deployments."<model>@<backend>"] enabled = true) or its backend.',
+            f"The model '{name}' is disabled{why}. The operator can enable a deployment of it, or its backend: "
+            "python -m core enable <model>@<backend>.",
             status=404,
             type="invalid_request_error",
             code="model_disabled",

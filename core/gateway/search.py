@@ -328,6 +328,7 @@ class Search:
             if not replica.breaker.admits(now_s):
                 reasons.append(f"{replica.name} is left out by its circuit breaker ({replica.breaker.reason})")
                 retries.append(replica.breaker.probe_in_s(now_s) or _RETRY_AFTER_S)
+        reasons += [f"{one} is disabled" for one in self._fleet.table.disabled_behind(name)]
         if self._left_out:
             reasons.append(f"the routing policy {self._route.policy} left every candidate of a tier out")
         return GatewayError.not_ready(

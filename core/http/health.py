@@ -94,8 +94,18 @@ def _verdict(gateway: Gateway) -> tuple[str, list[str]]:
     if not fleet.fingerprint_matches:
         reasons.append("the supervisor runs with another configuration; restart the gateway")
     if serving == 0:
-        return "unhealthy", reasons or ["no enabled deployment has its weights on disk; see python -m core models"]
+        return "unhealthy", reasons or [_nothing(gateway)]
     return ("degraded" if reasons else "healthy"), reasons
+
+
+def _nothing(gateway: Gateway) -> str:
+    """Why nothing can serve although nothing fails."""
+    deployments = gateway.table.deployments.values()
+    disabled = [
+        one.id for one in deployments if not one.spec.enabled and gateway.fleet.status(one.id).state != "absent"
+    ]
+    why = "no enabled deployment has its weights on disk; see python -m core models"
+    return f"{why}. Disabled with weights: {', '.join(disabled)}" if disabled else why
 
 
 def _memory(gateway: Gateway) -> dict[str, Any] | None:

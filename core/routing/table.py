@@ -67,6 +67,12 @@ class Table:
         found |= {one.id: one for target in targets for one in self.models.get(target) or (self.deployments[target],)}
         return list(found.values())
 
+    def disabled_behind(self, name: str) -> list[str]:
+        """Return the ids of the disabled deployments that ``name`` would lead to; none for a name that is gone."""
+        if name not in self.routes:
+            return []
+        return [one.id for one in self.behind(name) if not one.spec.enabled]
+
 
 def assemble(
     *,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from core.settings.handover import hand_over, handed_over
 from core.settings.load import CONFIG_ENVIRONMENT, Settings, SettingsError, load_settings
 from core.settings.tables import (
+    MOST_REPLICAS,
     AdminTable,
     BackendTable,
     DeploymentTable,
@@ -24,6 +25,7 @@ from core.settings.tables import (
 
 __all__ = [
     "CONFIG_ENVIRONMENT",
+    "MOST_REPLICAS",
     "AdminTable",
     "BackendTable",
     "DeploymentTable",

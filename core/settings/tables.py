@@ -24,6 +24,7 @@ from core.api.specs import LoadMode
 from core.words import type_at
 
 __all__ = [
+    "MOST_REPLICAS",
     "AdminTable",
     "BackendTable",
     "DeploymentTable",
@@ -48,6 +49,10 @@ class _Table(BaseModel):
             msg = "Input should be a number, not true or false"
             raise ValueError(msg)
         return value
+
+
+# A mistyped number must not fill the machine with processes.
+MOST_REPLICAS = 256
 
 
 def alias_targets(value: object) -> tuple[str, ...]:
@@ -230,7 +235,7 @@ class DeploymentTable(_Table):
     enabled: bool | None = Field(None, description="whether it takes requests")
     priority: int | None = Field(None, description="tier; higher is preferred")
     weight: PositiveFloat | None = Field(None, description="share among equals of a tier")
-    replicas: PositiveInt = Field(1, description="processes that serve it")
+    replicas: PositiveInt = Field(1, le=MOST_REPLICAS, description="processes that serve it")
     load: LoadMode | None = Field(None, description="startup, or on_demand at the first request")
     idle_unload_s: PositiveFloat | None = Field(
         None, description="unload after this time without requests; unset: never. It is loaded again on demand"

@@ -182,7 +182,7 @@ class Administration:
         replicas = who.replicas(deployment)
         if action in _STARTING:
             if disabled := why_disabled(generation, deployment):
-                message = f"{deployment} cannot be loaded: {disabled}. Enable it first."
+                message = f"{deployment} cannot be loaded: {disabled}. Enable it first: python -m core enable."
                 raise RefusedError(409, "disabled", message)
             if all(replica.state == "absent" for replica in replicas):
                 raise RefusedError(409, "absent", f"{deployment} cannot be loaded: {replicas[0].reason}.")

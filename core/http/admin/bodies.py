@@ -20,7 +20,7 @@ from pydantic import (
 from sanic import Request
 
 from core.errors import GatewayError
-from core.settings import DeploymentTable
+from core.settings import MOST_REPLICAS, DeploymentTable
 from core.words import closest
 
 __all__ = ["AliasBody", "BackendPatch", "DeploymentPatch", "PullBody", "ResetBody", "flag", "read", "seconds"]
@@ -40,7 +40,7 @@ class DeploymentPatch(_Body):
     enabled: bool | None = _takes_back("whether it takes requests")
     priority: int | None = _takes_back("tier; higher is preferred")
     weight: PositiveFloat | None = _takes_back("share among equals of a tier")
-    replicas: PositiveInt | None = _takes_back("processes that serve it")
+    replicas: Annotated[PositiveInt, Field(le=MOST_REPLICAS)] | None = _takes_back("processes that serve it")
     pinned: bool | None = _takes_back("never unloaded to make room for another deployment")
     max_waiting: NonNegativeInt | None = _takes_back("requests that may wait per replica")
     max_waiting_prompt_tokens: PositiveInt | None = _takes_back("estimated prompt tokens that may wait per replica")

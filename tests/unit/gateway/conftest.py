@@ -149,6 +149,9 @@ class FakeTable:
     fingerprint = "f"
     deployments: dict[str, Deployment] = {}  # noqa: RUF012
 
+    def disabled_behind(self, name: str) -> list[str]:
+        return []
+
 
 @pytest.fixture
 async def lab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
