@@ -28,7 +28,7 @@ def test_rows_of_the_alias_table() -> None:
 
 def test_declarations_are_short() -> None:
     """The module that every process imports."""
-    assert len(Path(declared.__file__).read_text().splitlines()) < 100
+    assert len(Path(declared.__file__).read_text().splitlines()) < 120
 
 
 def test_weights_are_one_gguf(tmp_path: Path) -> None:

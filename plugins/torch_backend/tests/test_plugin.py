@@ -27,7 +27,7 @@ def test_rows_of_the_alias_table() -> None:
 
 def test_declarations_are_short() -> None:
     """The module that every process imports."""
-    assert len(Path(declared.__file__).read_text().splitlines()) < 100
+    assert len(Path(declared.__file__).read_text().splitlines()) < 120
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:11"])
