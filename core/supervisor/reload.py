@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.settings import Settings
+from core.settings import BackendTable, DeploymentTable, RouteTable, Settings
 
 __all__ = ["Difference", "difference", "with_what_stays"]
 
@@ -35,7 +35,8 @@ class Difference:
     """What a reload would change.
 
     Attributes:
-        changed: key, value before and value after of each; None where there was or is none. Secrets are masked.
+        changed: key, value before and value after of each; None where there was or is none, or the default if
+            there is one. Secrets are masked.
         restart_needed: for each of those keys that only a restart applies: a sentence.
     """
 
@@ -48,7 +49,8 @@ def difference(before: Settings, after: Settings) -> Difference:
     old, new = _leaves(before), _leaves(after)
     changed, restart = [], []
     for path in sorted(old.keys() | new.keys()):
-        values = [old.get(path), new.get(path)]
+        default = _DEFAULTS.get((path[0], *path[2:]))  # for all keys of a table that only one of the two has
+        values = [old.get(path, default), new.get(path, default)]
         if values[0] == values[1]:
             continue
         key = ".".join(part if _PLAIN.fullmatch(part) else f'"{part}"' for part in path)
@@ -83,3 +85,11 @@ def _walk(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], 
             yield from _walk((*path, key), inner)
     else:
         yield path, value
+
+
+_DEFAULTS = {
+    path: value
+    for group, table in (("deployments", DeploymentTable()), ("routes", RouteTable()), ("backends", BackendTable()))
+    for path, value in _walk((group,), table.model_dump(mode="json"))
+}
+"""What the keys of named tables are where nobody wrote them, by path without the name."""
