@@ -12,6 +12,7 @@ import msgspec
 from core.registry import Generation, Registry, build_generation, installed_since, make_policies
 from core.settings import Settings, SettingsError
 from core.supervisor.events import Events
+from core.supervisor.forecast import forecast
 from core.supervisor.overrides import Known, RefusedError, apply, joined, parted, sensible, why_disabled
 from core.supervisor.reload import difference, with_what_stays
 from core.supervisor.replica import Replica
@@ -220,6 +221,7 @@ class Administration:
             "generation": before.number,
             "changed": list(found.changed),
             "restart_needed": [*found.restart_needed, *installed_since(self._registry)],
+            **forecast(before, sense[0], who.replicas),
         }
         if dry_run:
             return told

@@ -15,8 +15,9 @@ from core.api.protocols import ReplicaConfig
 from core.routing.table import Deployment
 from core.settings import Settings
 from core.supervisor.replica import Replica
+from core.supervisor.replica_events import Configured
 
-__all__ = ["make_scratch", "new_replica", "recipe", "remove_scratch", "replica_config"]
+__all__ = ["make_scratch", "new_replica", "orders", "recipe", "remove_scratch", "replica_config"]
 
 _TOLD_TO_OTHERS: Mapping[str, Any] = {
     "aliases": (),
@@ -57,6 +58,17 @@ def recipe(deployment: Deployment) -> str:
         deployment.python,
     )
     return hashlib.sha256(repr(given).encode()).hexdigest()
+
+
+def orders(deployment: Deployment, *, disabled: str, known_recipe: str = "") -> Configured:
+    """Return what all replicas of the deployment are told; ``known_recipe`` is its `recipe` if that is known."""
+    return Configured(
+        enabled=not disabled,
+        disabled=disabled,
+        at_startup=deployment.spec.load == "startup",
+        idle_unload_s=deployment.idle_unload_s,
+        recipe=known_recipe or recipe(deployment),
+    )
 
 
 def make_scratch(parent: Path) -> Path:

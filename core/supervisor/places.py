@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from core.registry import DeploymentWeights, Generation
 from core.routing.table import Deployment
 from core.settings import WeightsTable
-from core.supervisor.launch import new_replica, recipe
+from core.supervisor.launch import new_replica, orders
 from core.supervisor.overrides import why_disabled
-from core.supervisor.replica_events import Configured, Event, Removed
+from core.supervisor.replica_events import Event, Removed
 from core.supervisor.slots import Slot, what_is_missing
 
 __all__ = ["Places"]
@@ -63,19 +63,12 @@ class Places:
         slots = self._slots.setdefault(deployment.id, [])
         known = bool(slots) and slots[0].deployment == deployment and not weights_moved
         weights = slots[0].weights if known else DeploymentWeights(deployment, table)
-        wanted = slots[0].replica.recipe if known else recipe(deployment)
-        told = Configured(
-            enabled=not disabled,
-            disabled=disabled,
-            at_startup=deployment.spec.load == "startup",
-            idle_unload_s=deployment.idle_unload_s,
-            recipe=wanted,
-        )
+        told = orders(deployment, disabled=disabled, known_recipe=slots[0].replica.recipe if known else "")
         there = {slot.index: slot for slot in slots}
         missing: str | None = None
         for index in range(deployment.replicas):
             slot = there.pop(index, None)
-            anew = slot is None or slot.replica.recipe != wanted or not slot.replica.may_run
+            anew = slot is None or slot.replica.recipe != told.recipe or not slot.replica.may_run
             if missing is None and anew and (slot is None or slot.replica.process is None):
                 missing = what_is_missing(weights)
             if slot is None:

@@ -237,7 +237,8 @@ class Operate(Frame, frozen=True, kw_only=True, tag="operate"):
 class Reload(Frame, frozen=True, kw_only=True, tag="reload"):
     """Read the configuration again; ``dry_run`` only says what would change.
 
-    The body of the reply: ``{"generation", "changed": [{"key", "before", "after"}], "restart_needed": [sentence]}``.
+    The body of the reply: ``{"generation", "changed": [{"key", "before", "after"}], "restart_needed": [sentence],
+    "restarts": [id], "starts": [id], "ends": [id]}``: the deployments of which it does that to replicas.
     """
 
     dry_run: bool = False

@@ -299,7 +299,8 @@ async def test_a_reload_restarts_what_has_changed_and_nothing_else(house, echo, 
     assert here.supervisor.generation.number == 1
     reply = await here.ask(Reload())
     told = json.loads(reply.body)
-    assert json.loads(dry.body)["changed"] == told["changed"]
+    assert {**json.loads(dry.body), "generation": 2} == told
+    assert (told["restarts"], told["starts"], told["ends"]) == (["changed@echo"], ["new@echo"], ["gone@echo"])
     assert told["generation"] == 2
     assert told["restart_needed"] == []
     keys = {one["key"]: (one["before"], one["after"]) for one in told["changed"]}

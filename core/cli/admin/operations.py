@@ -38,6 +38,9 @@ def reload(arguments: argparse.Namespace) -> int:
         print(f"{one['key']}: {json.dumps(one['before'])} -> {json.dumps(one['after'])}")
     for sentence in told["restart_needed"]:
         print(f"needs a restart: {sentence}")
+    for effect in ("restarts", "starts", "ends"):
+        if told[effect]:
+            print(f"{effect} replicas of: {', '.join(told[effect])}")
     if not changed and not told["restart_needed"]:
         print("Nothing has changed.")
     elif not arguments.dry_run:

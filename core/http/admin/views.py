@@ -180,11 +180,21 @@ class ChangedKey(_View, frozen=True, kw_only=True):
 
 
 class Reloaded(_View, frozen=True, kw_only=True):
-    """What a reload changes. ``restart_needed`` has a sentence for each thing that only a restart changes."""
+    """What a reload changes.
+
+    Attributes:
+        restart_needed: a sentence for each thing that only a restart of the gateway changes.
+        restarts: the deployments of which replicas are replaced, one after another.
+        starts: those of which replicas are started.
+        ends: those of which replicas are drained and ended.
+    """
 
     generation: int
     changed: list[ChangedKey]
     restart_needed: list[str]
+    restarts: list[str]
+    starts: list[str]
+    ends: list[str]
 
 
 class Pulled(_View, frozen=True, kw_only=True):

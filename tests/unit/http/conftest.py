@@ -101,7 +101,9 @@ class Supervisor:
             replicas = self.replicas.get(command.deployment, ())
             states = [{"replica": one.replica, "state": one.state} for one in replicas]
             return AdminReply(body=msgspec.json.encode({"replicas": states}))
-        return AdminReply(body=b'{"generation": 3, "changed": [], "restart_needed": []}')
+        return AdminReply(
+            body=b'{"generation": 3, "changed": [], "restart_needed": [], "restarts": [], "starts": [], "ends": []}'
+        )
 
     def change(self, command: Change) -> None:
         deployments = {} if "*" in command.reset else dict(self.overrides.deployments)
