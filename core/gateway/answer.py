@@ -46,7 +46,7 @@ class ReplicaFailedError(Exception):
     Attributes:
         error: what the client is told if no other one can.
         reason: how it failed; None when it did not even begin.
-        rejected: its own word then: its queue is full or it is going away.
+        rejected: its own word then: its queue is full or it is going away, perhaps with the request in its queue.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Answer:
         self.first_event_s = 0.0
         self._stream: ReplicaStream | None = stream
         self._first: list[EngineEvent] = []
+        self._has_events = False
 
     async def begin(self, submit: Submit) -> None:
         """Submit the request and wait for the first events.
@@ -131,6 +132,7 @@ class Answer:
         last = frames.pop() if frames and isinstance(frames[-1], Done | Failed | Rejected) else None
         events = cast("list[EngineEvent]", frames)
         if events:
+            self._has_events = True
             self._work.saw(events)
         if last is not None:
             self._end(cast("Done | Failed | Rejected", last))
@@ -156,6 +158,8 @@ class Answer:
     def _refusal(self, last: Failed | Rejected) -> Exception:
         """Turn the end of a conversation that is not `Done` into the exception to raise."""
         where = self.replica.name
+        if last.reason == "draining" and not self._has_events:  # it goes away: the same for all that wait there
+            last = Rejected(reason="draining", message=last.message, load=last.load)
         if last.reason == "invalid":
             return GatewayError.invalid(last.message, param=last.param, code=last.code)
         if isinstance(last, Rejected):

@@ -67,6 +67,11 @@ async def leave(stream: Stream, _submit: Submit) -> None:
     stream.send(Rejected(reason="draining", message="no"))
 
 
+async def leave_with_the_queue(stream: Stream, _submit: Submit) -> None:
+    stream.send(Accepted(load=Load()))
+    stream.send(Failed(reason="draining", message="no"))
+
+
 def in_turn(*scripts: Script) -> Script:
     """Each request gets the next script, and the last one from then on."""
     left = list(scripts)
@@ -130,7 +135,7 @@ async def test_without_a_budget_the_failure_is_the_answer(lab: Lab, failure: Scr
     assert lab.submitted == ["m@b#0"]
 
 
-@pytest.mark.parametrize("rejection", [be_busy, leave])
+@pytest.mark.parametrize("rejection", [be_busy, leave, leave_with_the_queue])
 async def test_a_rejection_costs_nothing(lab: Lab, rejection: Script) -> None:
     lab.deployment("m@b")
     await lab.replica("m@b", rejection)
@@ -138,6 +143,32 @@ async def test_a_rejection_costs_nothing(lab: Lab, rejection: Script) -> None:
     lab.routing = settings(retry_burst=0)
 
     assert await ask(lab) == "fine"
+
+
+@pytest.mark.parametrize("leaving", [leave, leave_with_the_queue])
+async def test_who_leaves_is_waited_out_until_a_snapshot_tells_of_another(lab: Lab, leaving: Script) -> None:
+    """On a restart the successor is ready, but this worker has not heard of it yet."""
+    lab.deployment("m@b")
+    await lab.replica("m@b", leaving)
+    lab.routing = settings(retry_burst=0)
+    asking = asyncio.create_task(ask(lab))
+    await until(lambda: lab.submitted and not replica(lab).in_flight)
+    await lab.replica("m@b", fine)
+
+    assert await asking == "fine"
+    assert lab.submitted == ["m@b#0", "m@b#1"]
+
+
+async def test_when_nobody_follows_who_left_the_state_is_told(lab: Lab) -> None:
+    lab.deployment("m@b")
+    await lab.replica("m@b", leave_with_the_queue)
+    asking = asyncio.create_task(ask(lab))
+    await until(lambda: lab.submitted and not replica(lab).in_flight)
+    lab.set("m@b", "starting")
+    error = await asking
+
+    assert isinstance(error, GatewayError)
+    assert (error.status, "m@b is starting" in error.message) == (503, True)
 
 
 @pytest.mark.parametrize("mistake", [blame_client, blame_client_late])
