@@ -45,7 +45,7 @@ from core.registry import (
 )
 from core.registry.registry import RegistryError
 from core.routing.table import Table
-from core.settings import Settings, SettingsError, hand_over, handed_over, load_settings
+from core.settings import Settings, SettingsError, hand_over, handed_over, load_settings, settings_reader
 from core.supervisor.loop import SOCKET_NAME, Supervisor
 from core.supervisor.store import OverrideStore
 from core.wire.control import Configuration
@@ -82,7 +82,7 @@ def create_app(settings: Settings | None = None) -> Sanic[Any, Any]:
         MOTD=False,
     )
     routes.install(application)
-    parts = _Parts(settings, read_settings=None if given else load_settings)
+    parts = _Parts(settings, read_settings=None if given else settings_reader())
     application.register_listener(parts.main_process_ready, "main_process_ready")
     application.register_listener(parts.main_process_stop, "main_process_stop")
     application.register_listener(parts.before_server_start, "before_server_start")

@@ -13,6 +13,7 @@ from core.words import did_you_mean
 
 __all__ = ["AliasRow", "Aliases", "Tiers", "build_aliases", "tiers_of"]
 
+_DEEPEST = 32
 Tiers = tuple[tuple[Deployment, ...], ...]
 
 
@@ -98,6 +99,8 @@ class _Builder:
         self._settings = settings
         self._by_route = {name: table.models for name, table in settings.routes.items() if table.models is not None}
         self.configured: Mapping[str, tuple[str, ...]] = {**settings.aliases, **self._by_route}
+        self._meant: dict[str, tuple[tuple[str, ...], Tiers]] = {}
+        self._depth: dict[str, int] = {}
         self.offers: dict[str, list[Deployment]] = {}
         for deployment in deployments.values():
             for alias in deployment.spec.aliases:
@@ -160,11 +163,23 @@ class _Builder:
             self.mistakes.append(f"[aliases] {told}: a cycle; an alias must lead to a model")
             return (), ()
         if self.configured.get(name):
-            return self._in_order(name, (*path, name))
+            return self._written(name, path)
         if name in self.offers and name not in self.configured:
             return self._offered(name)
         self.mistakes.append(f"{self._where(path[-1])}: {self._unknown(name)}")
         return (), ()
+
+    def _written(self, name: str, path: tuple[str, ...]) -> tuple[tuple[str, ...], Tiers]:
+        """What a configured row means; found out once, since rows may share what they lead to.
+
+        Each step down is a call within a call, and processes may not rely on how many of them they have left.
+        """
+        if name not in self._meant and len(path) <= _DEEPEST:
+            self._meant[name] = self._in_order(name, (*path, name))
+            self._depth[name] = 1 + max(self._depth.get(entry, 0) for entry in self.configured[name])
+        if self._depth.get(name, _DEEPEST + 1) > _DEEPEST:
+            self.mistakes.append(f"{self._where(name)}: it leads over more than {_DEEPEST} aliases to its models")
+        return self._meant.get(name, ((), ()))
 
     def _in_order(self, name: str, path: tuple[str, ...]) -> tuple[tuple[str, ...], Tiers]:
         """A configured row: what each entry means, one after another; who comes twice keeps the better place."""

@@ -9,8 +9,9 @@ compares. Unknown keys are errors. The tables ``[backends.*]``, ``[policies.*]``
 from __future__ import annotations
 
 from core.settings.handover import hand_over, handed_over
-from core.settings.load import CONFIG_ENVIRONMENT, Settings, SettingsError, load_settings
+from core.settings.load import CONFIG_ENVIRONMENT, Settings, SettingsError, load_settings, settings_reader
 from core.settings.tables import (
+    LARGEST_NUMBER,
     MOST_REPLICAS,
     AdminTable,
     BackendTable,
@@ -25,6 +26,7 @@ from core.settings.tables import (
 
 __all__ = [
     "CONFIG_ENVIRONMENT",
+    "LARGEST_NUMBER",
     "MOST_REPLICAS",
     "AdminTable",
     "BackendTable",
@@ -40,4 +42,5 @@ __all__ = [
     "hand_over",
     "handed_over",
     "load_settings",
+    "settings_reader",
 ]

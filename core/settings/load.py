@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
@@ -27,7 +28,7 @@ from core.settings.tables import (
 )
 from core.words import closest, describe, type_at
 
-__all__ = ["CONFIG_ENVIRONMENT", "Settings", "SettingsError", "load_settings"]
+__all__ = ["CONFIG_ENVIRONMENT", "Settings", "SettingsError", "load_settings", "settings_reader"]
 
 CONFIG_ENVIRONMENT = "GATEWAY_CONFIG"
 _DEFAULT_CONFIG = "gateway.toml"
@@ -103,9 +104,21 @@ def load_settings(path: str | Path | None = None) -> Settings:
     except tomllib.TOMLDecodeError as error:
         msg = f"{file} is not valid TOML: {error}"
         raise SettingsError(msg) from error
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{file} cannot be read: {error}"
+        raise SettingsError(msg) from error
     except PydanticSettingsError as error:
         msg = "\n".join(_not_json()) or f"An environment variable {_PREFIX}* cannot be read: {error}"
         raise SettingsError(msg) from error
+
+
+def settings_reader() -> Callable[[], Settings]:
+    """Return what reads the settings again.
+
+    A file that is there now must be there then: its absence would mean defaults, without its models and its key.
+    """
+    named = os.environ.get(CONFIG_ENVIRONMENT) or (_DEFAULT_CONFIG if Path(_DEFAULT_CONFIG).is_file() else None)
+    return functools.partial(load_settings, named)
 
 
 class _Origin:

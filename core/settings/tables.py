@@ -24,6 +24,7 @@ from core.api.specs import LoadMode
 from core.words import type_at
 
 __all__ = [
+    "LARGEST_NUMBER",
     "MOST_REPLICAS",
     "AdminTable",
     "BackendTable",
@@ -39,18 +40,25 @@ __all__ = [
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Settings travel between processes as JSON and msgpack, which carry neither infinity nor larger whole numbers.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_as_number(cls, value: object, info: ValidationInfo) -> object:
-        """Python takes true for 1."""
+    def _plain_numbers(cls, value: object, info: ValidationInfo) -> object:
+        """Python takes true for 1, and its whole numbers have no end."""
+        if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+            msg = f"Input should be at most {LARGEST_NUMBER}"
+            raise ValueError(msg)
         if isinstance(value, bool) and type_at(cls, [info.field_name or ""]) in {int, float}:
             msg = "Input should be a number, not true or false"
             raise ValueError(msg)
         return value
 
 
+LARGEST_NUMBER = 2**53
+# Who writes more than this means something else, and each change of an alias is paid for in every process.
+_MOST_TARGETS = 64
 # A mistyped number must not fill the machine with processes.
 MOST_REPLICAS = 256
 
@@ -60,6 +68,9 @@ def alias_targets(value: object) -> tuple[str, ...]:
     targets = value if isinstance(value, list | tuple) else (value,)
     if not all(isinstance(target, str) for target in targets):
         msg = "an alias stands for a name or a list of names"
+        raise ValueError(msg)
+    if len(targets) > _MOST_TARGETS:
+        msg = f"an alias stands for at most {_MOST_TARGETS} names, not {len(targets)}"
         raise ValueError(msg)
     return tuple(targets)
 

@@ -26,7 +26,7 @@ import psutil
 
 from core.observe import configure_logging
 from core.registry import RegistryError, load_registry, make_launcher, make_observers
-from core.settings import Settings, hand_over, load_settings
+from core.settings import Settings, hand_over, settings_reader
 from core.supervisor.loop import Supervisor
 from core.supervisor.store import OverrideStore
 
@@ -71,7 +71,7 @@ def main() -> int:
             launcher=launcher,
             observers=observers,
             run_dir=run_dir,
-            read_settings=load_settings if order.may_reload else None,
+            read_settings=settings_reader() if order.may_reload else None,
             configuration_replaced=lambda settings: hand_over(settings, run_dir),
         )
     except (msgspec.DecodeError, ValueError, RegistryError) as error:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from core.api import ModelSpec
-from core.settings import DeploymentTable, RouteTable, Settings, SettingsError, load_settings
+from core.settings import DeploymentTable, RouteTable, Settings, SettingsError, load_settings, settings_reader
 
 EXAMPLE = Path(__file__).parents[2] / "gateway.example.toml"
 
@@ -225,3 +225,40 @@ def test_every_key_of_the_example_has_its_meaning() -> None:
     keys = [line for line in EXAMPLE.read_text().splitlines() if re.match(r"(# )?[a-z_]+ = ", line)]
 
     assert [line for line in keys if "  # " not in line] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[limits]\ntimeout_s = inf",
+        "[limits]\nmax_waiting = 99999999999999999999",
+        "[supervisor]\nmemory_limit_bytes = 99999999999999999999",
+        '[deployments."m@b"]\nweight = inf',
+        '[deployments."m@b"]\npriority = 99999999999999999999',
+        '[deployments."m@b"]\nreplicas = 257',
+        "[aliases]\nx = [" + '"m",' * 65 + "]",
+    ],
+)
+def test_what_no_process_could_be_told_is_refused(text: str) -> None:
+    """Infinity is null in JSON, and msgpack ends at 64 bits."""
+    write(text)
+    with pytest.raises(SettingsError):
+        load_settings()
+
+
+def test_a_file_that_was_there_is_read_again_or_missed() -> None:
+    """Defaults would be a gateway without its models and its key."""
+    without = settings_reader()
+    write("[limits]\ntimeout_s = 7")
+    assert without().limits.timeout_s == 7
+    with_file = settings_reader()
+    Path("gateway.toml").unlink()
+    with pytest.raises(SettingsError, match="does not exist"):
+        with_file()
+
+
+def test_a_file_that_is_no_text_is_told() -> None:
+    """Not as a mistake of ours."""
+    write("").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load_settings()

@@ -11,7 +11,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -20,7 +19,7 @@ from pydantic import (
 from sanic import Request
 
 from core.errors import GatewayError
-from core.settings import MOST_REPLICAS, DeploymentTable
+from core.settings import LARGEST_NUMBER, MOST_REPLICAS, DeploymentTable
 from core.words import closest
 
 __all__ = ["AliasBody", "BackendPatch", "DeploymentPatch", "PullBody", "ResetBody", "flag", "read", "seconds"]
@@ -34,16 +33,21 @@ def _takes_back(text: str) -> Any:
     return Field(default=None, description=f"{text}; null takes the override back")
 
 
+_Number = Annotated[int, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)]
+
+
 class DeploymentPatch(_Body):
     """What of a deployment may be changed while the gateway runs; keys left out stay as they are."""
 
     enabled: bool | None = _takes_back("whether it takes requests")
-    priority: int | None = _takes_back("tier; higher is preferred")
+    priority: _Number | None = _takes_back("tier; higher is preferred")
     weight: PositiveFloat | None = _takes_back("share among equals of a tier")
     replicas: Annotated[PositiveInt, Field(le=MOST_REPLICAS)] | None = _takes_back("processes that serve it")
     pinned: bool | None = _takes_back("never unloaded to make room for another deployment")
-    max_waiting: NonNegativeInt | None = _takes_back("requests that may wait per replica")
-    max_waiting_prompt_tokens: PositiveInt | None = _takes_back("estimated prompt tokens that may wait per replica")
+    max_waiting: Annotated[_Number, Field(ge=0)] | None = _takes_back("requests that may wait per replica")
+    max_waiting_prompt_tokens: Annotated[_Number, Field(gt=0)] | None = _takes_back(
+        "estimated prompt tokens that may wait per replica"
+    )
 
 
 class BackendPatch(_Body):
@@ -64,7 +68,7 @@ class AliasBody(_Body):
 
     models: Annotated[
         list[_Name],
-        Field(min_length=1),
+        Field(min_length=1, max_length=64),
         BeforeValidator(_as_list),
         WithJsonSchema({"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1, "minLength": 1}),
     ] = Field(description="models, aliases or deployments, in the order in which they are tried, or one of them")

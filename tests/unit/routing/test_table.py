@@ -216,6 +216,29 @@ def test_a_cycle_is_named(aliases: dict[str, Any], cycle: str) -> None:
     assert mistakes(model("m@a"), aliases=aliases) == [f"[aliases] {cycle}: a cycle; an alias must lead to a model"]
 
 
+def test_rows_that_share_what_they_lead_to_are_found_out_once() -> None:
+    """Each of these doubles the ways down."""
+    doubling = {f"e{step}": [f"e{step - 1}", f"e{step - 1}"] for step in range(1, 30)}
+
+    assert tiers(table(model("m@a"), aliases={"e0": "m", **doubling}), "e29") == [["m@a"]]
+
+
+@pytest.mark.parametrize("name", ["c{:04}", "c-{:04}"], ids=["from the top", "from the bottom"])
+def test_a_chain_has_an_end(name: str) -> None:
+    """The same one in whatever order its rows come, and without using up the calls that a process has."""
+
+    def order(step: int) -> str:
+        return name.format(step if "-" in name else 5000 - step)
+
+    def chain(length: int) -> dict[str, str]:
+        return {order(0): "m", **{order(step): order(step - 1) for step in range(1, length)}}
+
+    assert tiers(table(model("m@a"), aliases=chain(32)), order(31)) == [["m@a"]]
+    told = mistakes(model("m@a"), aliases=chain(33))
+    assert f'[aliases] "{order(32)}": it leads over more than 32 aliases to its models' in told
+    assert mistakes(model("m@a"), aliases=chain(3000))
+
+
 def test_every_mapping_is_sorted() -> None:
     """Whatever the order of declarations and of the file."""
     assembled = table(
