@@ -25,7 +25,6 @@ class _Bell:
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
         if self.awaited:
-            self.awaited = False
             raise AlarmError
 
 
@@ -53,7 +52,8 @@ class Clock:
             return function()
         try:
             _bell.awaited = True
-            signal.setitimer(signal.ITIMER_REAL, self._limit_s)
+            # It rings again: what catches everything in a loop would go on for ever.
+            signal.setitimer(signal.ITIMER_REAL, self._limit_s, self._limit_s)
             return function()
         finally:
             _bell.awaited = False

@@ -79,6 +79,7 @@ class Answer:
         self._stream: ReplicaStream | None = stream
         self._first: list[EngineEvent] = []
         self._has_events = False
+        self._heard_s = 0.0
 
     async def begin(self, submit: Submit) -> None:
         """Submit the request and wait for the first events.
@@ -133,6 +134,7 @@ class Answer:
         events = cast("list[EngineEvent]", frames)
         if events:
             self._has_events = True
+            self._heard_s = asyncio.get_running_loop().time()
             self._work.saw(events)
         if last is not None:
             self._end(cast("Done | Failed | Rejected", last))
@@ -182,5 +184,7 @@ class Answer:
         return ReplicaFailedError(error, "death")
 
     def _is_late(self) -> bool:
-        """Whether the replica let a limit of the operator's own pass."""
-        return asyncio.get_running_loop().time() >= self._limit_s - _TIMER_S
+        """Whether the replica let a limit of the operator's own pass; one that went on telling has a long answer."""
+        now_s = asyncio.get_running_loop().time()
+        silent = now_s - self._heard_s >= (now_s - self.first_event_s) / 2
+        return silent and now_s >= self._limit_s - _TIMER_S

@@ -109,7 +109,8 @@ class Ranker:
             BaseException: it failed; `_what` names how.
         """
         began_s = time.perf_counter()
-        best_first = self._clock.call(lambda: _checked(policy.rank(request, candidates), candidates))
+        # A list of its own: it may take it apart, and whoever stands in needs them all.
+        best_first = self._clock.call(lambda: _checked(policy.rank(request, list(candidates)), candidates))
         if time.perf_counter() - began_s > self._timeout_s:
             raise AlarmError
         return best_first
@@ -117,7 +118,7 @@ class Ranker:
     def _scores(self, policy: Policy, request: RouteRequest, candidates: Sequence[Candidate]) -> Sequence[float | None]:
         if not isinstance(policy, ScoringPolicy):
             return [None] * len(candidates)
-        scores = self._clock.call(lambda: [float(score) for score in policy.scores(request, candidates)])
+        scores = self._clock.call(lambda: [float(score) for score in policy.scores(request, list(candidates))])
         if len(scores) != len(candidates):
             msg = f"scores() gave {len(scores)} numbers for {len(candidates)} candidates"
             raise ValueError(msg)

@@ -310,7 +310,7 @@ class Search:
 
     def _exhausted(self) -> GatewayError:
         if self._failure is not None:
-            return self._failure
+            return self._given_up()
         now_s, name = self._now_s(), self._route.name
         untried = [replica for replica in self._ready(self._tiers) if replica.socket not in self._tried]
         waits = [replica.busy_for_s(self._request.estimated_prompt_tokens, now_s) for replica in untried]

@@ -125,6 +125,6 @@ def _output_tokens(request: EngineRequest, average: float | None) -> int:
     """How many tokens a choice is thought to take."""
     if not isinstance(request, ChatRequest | CompletionRequest):
         return 0
-    if request.sampling.max_tokens is not None:
-        return request.sampling.max_tokens
-    return round(average) if average is not None else _OUTPUT_TOKENS
+    usual = _OUTPUT_TOKENS if average is None else round(average)
+    most = request.sampling.max_tokens  # a bound, which clients set generously
+    return usual if most is None else min(most, usual)

@@ -99,7 +99,7 @@ def read(request: Request, model: type[_BodyT]) -> _BodyT:
     """
     try:
         given = msgspec.json.decode(request.body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         message = f"The request body is not valid JSON: {error}."
         raise GatewayError.invalid(message, code="invalid_json") from None
     if not isinstance(given, dict):

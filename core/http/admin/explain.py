@@ -63,7 +63,7 @@ def _task(request: Request) -> Task:
     if named is None:
         try:
             given = msgspec.json.decode(request.body, type=dict[str, msgspec.Raw])
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             given = {}  # the parser says what is wrong with it
         return next((task for field, task in _TOLD_BY.items() if field in given), "chat")
     task = next((task for task in _PARSERS if task == named), None)

@@ -7,7 +7,7 @@ import hmac
 import ipaddress
 from collections.abc import Callable, Coroutine
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from sanic import HTTPResponse, Request
 
@@ -87,7 +87,7 @@ def _check_at_this_machine(request: Request) -> None:
         message = f"Without a key the admin API answers nobody behind a proxy (there is a header {proxied})"
         raise forbidden(message)
     # Another site's name that was made to lead here would pass for this one in a browser.
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    host = _split(f"//{request.headers.get('host', '')}").hostname or ""
     if host != "localhost" and not _is_loopback(host):
         message = f"Without a key the admin API answers at 127.0.0.1, [::1] and localhost only, not at '{host[:80]}'"
         raise forbidden(message)
@@ -96,9 +96,17 @@ def _check_at_this_machine(request: Request) -> None:
 def _check_no_other_site(request: Request) -> None:
     """A page of another site that is open in the operator's browser may send requests here, but names itself."""
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower():
+    if origin is not None and _split(origin).netloc.lower() != request.headers.get("host", "").lower():
         message = f"The admin API changes nothing for pages of other sites, such as '{origin[:80]}'"
         raise forbidden(message, with_key=False)
+
+
+def _split(url: str) -> SplitResult:
+    """Return the parts of a URL; none of them of what is no URL, which then is nobody who may."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return SplitResult("", "", "", "", "")
 
 
 def _check_content_type(request: Request) -> None:

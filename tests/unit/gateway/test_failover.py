@@ -555,6 +555,28 @@ async def test_a_stall_after_the_first_event_counts_by_the_limit_of_the_whole(
     assert (replica(lab).breaker.state == "open") == counts
 
 
+async def test_a_long_answer_is_no_failure_of_its_replica(lab: Lab) -> None:
+    """It told tokens until the operator's limit passed."""
+
+    async def tell(stream: Stream, _submit: Submit) -> None:
+        stream.send(Accepted(load=Load()))
+        while True:
+            stream.send(TextDelta(text="more"))
+            await asyncio.sleep(0.005)
+
+    lab.deployment("m@b")
+    await lab.replica("m@b", tell)
+    lab.routing = settings(breaker_failures=1)
+    now_s = asyncio.get_running_loop().time()
+    answer = await lab.search(["m@b"], deadline=Deadline(at_s=now_s + 0.1, whole_s=now_s + 0.1)).next_answer()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout_at(now_s + 0.1):
+            await text_of(answer)
+    answer.close()
+
+    assert replica(lab).breaker.state == "closed"
+
+
 async def test_a_whole_answer_is_measured_and_not_in_flight_before_anybody_closes_it(lab: Lab) -> None:
     lab.deployment("m@b")
     await lab.replica("m@b", fine)
