@@ -116,6 +116,8 @@ def test_each_route_has_its_policy() -> None:
         (set, "no_sequence"),
         (iter, "no_sequence"),
         (dict.fromkeys, "no_sequence"),
+        (lambda given: [given.pop() for _ in range(len(given))] + [STRANGER], "stranger"),
+        (lambda given: given.clear(), "no_sequence"),
     ],
 )
 def test_a_policy_that_fails(rank: Rank, reason: str, caplog: pytest.LogCaptureFixture) -> None:
