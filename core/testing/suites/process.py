@@ -35,7 +35,7 @@ class ProcessSuite(Suite):
     @contextlib.asynccontextmanager
     async def _started(cls, weights_path: Path | None) -> AsyncIterator[Replica]:
         async with start_replica(
-            cls.backend, cls.model, settings=cls.settings, weights=weights_path, max_waiting=2
+            cls.backend, cls.model, settings=cls.settings, weights=weights_path, max_waiting=2, drain_timeout_s=50
         ) as replica:
             await replica.ready()
             yield replica
