@@ -132,7 +132,7 @@ async def test_aliases_and_backends_are_tables(run, lab, capsys) -> None:
     await lab.client.patch("backends/echo", json={"enabled": False})
     assert await run("alias") == 0
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
-    assert rows["new"] == ["org/big,", "echo", "yes", *"changed at run time".split()]
+    assert rows["new"] == ["org/big,", "echo", "yes", "changed", "at", "run", "time"]
     assert rows["gpt-4"] == ["nothing", "yes", "-"]
     assert rows["parrot"][:2] == ["echo", "no"]
     assert await run("backends") == 0
