@@ -100,6 +100,9 @@ async def test_an_unknown_deployment_is_404_with_a_guess(lab) -> None:
         ('{"weight": NaN}', None, "invalid_json", "not valid JSON"),
         ('{"weight": 1e999}', None, "invalid_json", "not valid JSON"),
         ("[" * 100_000, None, "invalid_json", "not valid JSON"),
+        (b'{"\xff": 1}', None, "invalid_json", "not valid JSON"),
+        ('{"priority": 99999999999999999999}', "priority", "invalid_value", "less than or equal"),
+        ('{"replicas": 257}', "replicas", "invalid_value", "less than or equal"),
     ],
 )
 async def test_a_wrong_patch_is_refused_by_name(lab, body, param, code, words) -> None:

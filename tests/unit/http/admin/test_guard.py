@@ -37,7 +37,9 @@ async def test_without_a_key_nobody_behind_a_proxy_may(lab, header) -> None:
     assert "GATEWAY_ADMIN__KEY" in message
 
 
-@pytest.mark.parametrize("host", ["gateway.example.org", "10.0.0.1", "localhost.example.org", "127.0.0.1.nip.io", ""])
+@pytest.mark.parametrize(
+    "host", ["gateway.example.org", "10.0.0.1", "localhost.example.org", "127.0.0.1.nip.io", "", "[::1"]
+)
 async def test_without_a_key_other_names_of_this_machine_are_refused(lab, host) -> None:
     """A site may let its name lead here; to a browser, its pages then are of this site."""
     await refused(await lab.client.get("deployments", headers={"host": host}), 403, "admin_forbidden")
@@ -114,7 +116,7 @@ async def test_the_key_of_a_reload_counts_at_once(start) -> None:
 
 
 @pytest.mark.parametrize("route", ["deployments/echo@echo/unload", "reload", "reset"])
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "", "file://"])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "", "file://", "http://[x"])
 async def test_a_page_of_another_site_changes_nothing(lab, route, origin) -> None:
     """A browser sends its request here, with the page's origin."""
     await refused(await lab.client.post(route, headers={"origin": origin}), 403, "admin_forbidden")
