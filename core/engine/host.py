@@ -45,6 +45,7 @@ _log = logging.getLogger(__name__)
 
 _Stream = FrameStream[ToReplica]
 _LAST_WORDS_S = 1.0
+_FAREWELL_S = 1.0
 _BROKEN_S = 1.0
 """How long requests may stay in an engine that broke: it will tell them the same."""
 _RETRY_AFTER_MIN_S, _RETRY_AFTER_MAX_S = 1.0, 60.0
@@ -73,6 +74,8 @@ class Host:
         self._retired = False
         self._changed = asyncio.Event()
         self._conversations: set[asyncio.Task[None]] = set()
+        self._workers: set[_Stream] = set()
+        self._worker_left = asyncio.Event()
         self._watches: dict[_Stream, asyncio.Task[None]] = {}
         self._server: asyncio.Server | None = None
         self._memory = ResidentMemory()
@@ -138,7 +141,17 @@ class Host:
             self.drain(_BROKEN_S)
 
     async def close(self) -> None:
-        """End every conversation; what was sent still leaves, if its reader takes it."""
+        """End every conversation; what was sent still leaves, if its reader takes it.
+
+        After a drain the HTTP workers go first, as soon as they have heard of it: whoever submits a request until then
+        is turned away, and does not have to take a closed connection for a death.
+        """
+        if self.draining:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL_S):
+                    while self._workers:
+                        self._worker_left.clear()
+                        await self._worker_left.wait()
         if self._server is not None:
             self._server.close()
         for task in self._conversations:
@@ -205,6 +218,8 @@ class Host:
         except Exception:  # noqa: BLE001 - one conversation's end is not the replica's
             _log.exception("a conversation broke")
         finally:
+            self._workers.discard(stream)
+            self._worker_left.set()
             if watch := self._watches.pop(stream, None):
                 watch.cancel()
             with contextlib.suppress(TimeoutError):
@@ -219,6 +234,8 @@ class Host:
         if frame.protocol != PROTOCOL:
             _log.warning("a %s speaks protocol %d, this replica %d", frame.peer, frame.protocol, PROTOCOL)
             return False
+        if frame.peer == "worker":
+            self._workers.add(stream)
         config = self._config
         stream.send(
             Welcome(protocol=PROTOCOL, fingerprint=config.fingerprint, replica=config.replica, pid=self._memory.pid)

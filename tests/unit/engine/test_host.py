@@ -602,3 +602,46 @@ async def test_an_earlier_deadline_stays_one(scene: Scene) -> None:
         failed = await client.receive()
     assert isinstance(failed, Failed)
     assert failed.reason == "timeout"
+
+
+# --- the end
+
+
+async def test_who_has_not_heard_that_it_goes_is_turned_away_and_not_cut_off(scene: Scene) -> None:
+    """An HTTP worker takes a closed connection for a death."""
+    early, late = await scene.connect(), await scene.connect()
+    scene.host.drain(30.0)
+    closing = asyncio.create_task(scene.host.close())
+    early.close()
+    async with asyncio.timeout(5):
+        answers = [await late.submit(chat("hello")) for _ in range(3)]
+        assert [isinstance(one, Rejected) and one.reason for one in answers] == ["draining"] * 3
+        assert (await scene.rejected()).reason == "draining"
+        assert not closing.done()
+        for client in scene.clients:
+            client.close()
+        await closing
+
+
+async def test_the_supervisor_does_not_have_to_leave_first(scene: Scene, monkeypatch) -> None:
+    """It listens until the end."""
+    monkeypatch.setattr("core.engine.host._FAREWELL_S", 1000.0)
+    stream = await connect(scene.config.socket, FromReplica, max_frame_bytes=1 << 20)
+    stream.send(Hello(protocol=PROTOCOL, fingerprint="test", peer="supervisor"))
+    stream.send(Watch(interval_s=1000.0))
+    async with asyncio.timeout(5):
+        await stream.receive()
+        scene.host.drain(30.0)
+        await scene.host.close()
+    stream.close()
+
+
+async def test_a_worker_that_stays_does_not_keep_it(scene: Scene, monkeypatch) -> None:
+    """It may hang."""
+    monkeypatch.setattr("core.engine.host._FAREWELL_S", 0.05)
+    client = await scene.connect()
+    scene.host.drain(30.0)
+    async with asyncio.timeout(5):
+        await scene.host.close()
+        with pytest.raises(PeerGoneError):
+            await client.receive()
