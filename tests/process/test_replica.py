@@ -121,8 +121,10 @@ async def test_a_second_sigterm_ends_the_drain(echo: Replica) -> None:
         await echo.until(lambda status: status.draining)
         for _ in range(3):
             await client.receive()
+        await asyncio.sleep(1.1)  # two within a second are one order, told by two
         echo.process.terminate()
-        failed = await rest(client)
+        async with asyncio.timeout(15):  # the drain would take 30 s
+            failed = await rest(client)
         assert isinstance(failed, Failed)
         assert failed.reason == "draining"
     assert await echo.wait(timeout_s=5.0) == 0
