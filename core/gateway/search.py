@@ -202,11 +202,12 @@ class Search:
             return await self._ask(self._work(replica), whole=whole)
 
         def another() -> Work | None:
-            while candidates:
-                if self._is_askable(second := candidates.popleft()):
-                    self._may_hedge = False
-                    return self._work(second) if self._budget.take(self._routing, self._now_s()) else None
-            return None
+            second = next((one for one in candidates if self._is_askable(one)), None)
+            if second is None or not self._budget.take(self._routing, self._now_s()):
+                return None
+            candidates.remove(second)
+            self._may_hedge = False
+            return self._work(second)
 
         return await hedged(
             self._work(replica), lambda work: self._ask(work, whole=whole), after_s=after_s, another=another

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -56,6 +57,12 @@ def broken_after(seconds: float) -> Script:
         stream.send(Failed(reason="engine", message="oh"))
 
     return run
+
+
+async def leave(stream: Stream, _submit: Submit) -> None:
+    stream.send(Accepted(load=Load()))
+    await asyncio.sleep(0.05)
+    stream.send(Failed(reason="draining", message="no"))
 
 
 async def blame_client(stream: Stream, _submit: Submit) -> None:
@@ -178,6 +185,22 @@ async def test_a_hedge_needs_the_retry_budget(lab: Lab) -> None:
 
     assert await text(lab) == "first"
     assert lab.submitted == ["m@b#0"]
+
+
+async def test_who_was_no_hedge_for_want_of_budget_is_still_the_next_candidate(lab: Lab) -> None:
+    await replicas(lab, leave, after(0, "second"))
+    lab.routing = RoutingTable(retry_burst=0)
+
+    assert await text(lab) == "second"
+
+
+async def test_a_hedge_that_was_refused_may_be_made_later(lab: Lab, outcomes: Any) -> None:
+    """One hedge per request is one that was made."""
+    await replicas(lab, leave, hang, after(0, "third"))
+    lab.budget.take = Mock(side_effect=[False, True])
+
+    assert await text(lab) == "third"
+    assert outcomes() == {"won": 1}
 
 
 async def test_there_is_one_hedge_per_request(lab: Lab) -> None:
