@@ -219,6 +219,16 @@ async def worker(folder: Path, **tables: Any) -> AsyncIterator[Lab]:
             stream.close()
         server.close()
         await asyncio.gather(*supervisor.tasks, return_exceptions=True)
+        await _handlers_end()
+
+
+async def _handlers_end() -> None:
+    """Let requests whose client has left come to their end, and with them the processes that they have started."""
+    async with asyncio.timeout(20):
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
+    for _ in range(10):  # the ends of a process and of its pipes are told by one turn of the loop after another
+        await asyncio.sleep(0)
 
 
 @pytest.fixture
