@@ -45,8 +45,8 @@ $(VENV)/bin/tox:
 	$(VENV)/bin/python -m pip install --quiet 'tox>=4.20,<5'
 
 test: $(VENV)/bin/tox ## run every tox environment: lint, type, core, each backend, packaging
-	$(VENV)/bin/tox run-parallel --parallel 2 --parallel-live -e core,lint,type,decoding,pkg
-	$(VENV)/bin/tox run -e llamacpp
+# The core's tests mostly wait for processes; the others use the time.
+	$(VENV)/bin/tox run-parallel --parallel 2 --parallel-live -e core,llamacpp,decoding,type,pkg,lint
 # Each of these two computes in one thread (OMP_NUM_THREADS in tox.ini), for minutes: side by side they cost half of them.
 	$(VENV)/bin/tox run-parallel --parallel 2 --parallel-live -e torch,onnx
 	$(VENV)/bin/tox run -e together
