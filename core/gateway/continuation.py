@@ -124,15 +124,20 @@ class Continuous:
             raise failure
         broken.close()
         request = msgspec.structs.replace(self._request, continued=continued)
-        try:
-            self.answer = await self._search.answer_instead(broken, failure, request, self._twins(broken))
-        except GatewayError as error:
-            refused = error.code == "cannot_continue"
-            count_continuation("refused" if refused else "nobody")
-            _log.warning(
-                "request %s, cut off at %s, goes on nowhere: %s", request.id, broken.replica.name, error.message
-            )
-            raise failure from error
+        goes_on = self._search.answer_instead(broken, failure, request, self._twins(broken))
+        refusal: GatewayError | None = None
+        while True:
+            try:
+                self.answer = await goes_on
+                break
+            except GatewayError as error:
+                if error.code == "cannot_continue":  # it has done nothing: the next one may
+                    refusal, goes_on = error, self._search.next_answer()
+                    continue
+                count_continuation("refused" if refusal else "nobody")
+                why = (refusal or error).message
+                _log.warning("request %s, cut off at %s, goes on nowhere: %s", request.id, broken.replica.name, why)
+                raise failure from error
         count_continuation("continued")
         _log.warning(
             "request %s, cut off at %s after %d characters, goes on at %s",

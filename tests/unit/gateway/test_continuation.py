@@ -165,9 +165,9 @@ def expected(fates: list[Fate], replicas: int) -> bool | None:
     for fate in itertools.islice(itertools.chain(fates, itertools.repeat(Fate("well"))), replicas):
         if fate.how == "reject":
             continue
-        if fate.how == "refuse":
-            return not told
-        if fate.how == "well":
+        if fate.how == "refuse" and told:
+            continue
+        if fate.how in {"refuse", "well"}:
             return True
         seen = told + fate.after
         if seen >= len(WHOLE):
@@ -311,6 +311,21 @@ async def test_no_budget_no_continuation(lab: Lab, monkeypatch: pytest.MonkeyPat
     await two(lab, Fate("die", 3))
     lab.routing = lab.routing.model_copy(update={"retry_burst": 0.0})
     assert await outcome(lab, monkeypatch) == (False, ["nobody"])
+
+
+async def test_who_refuses_is_followed_by_the_next_twin(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has done nothing, so that costs no retry."""
+    await two(lab, Fate("die", 3), Fate("refuse"), names=("m@b",) * 3)
+    lab.routing = lab.routing.model_copy(update={"retry_burst": 1.0})
+    assert await outcome(lab, monkeypatch) == (True, ["continued"])
+    assert lab.submitted == ["m@b#0", "m@b#1", "m@b#2"]
+
+
+@pytest.mark.parametrize("other", ["refuse", "reject", "die"])
+async def test_a_refusal_counts_where_nobody_goes_on(lab: Lab, monkeypatch: pytest.MonkeyPatch, other: str) -> None:
+    await two(lab, Fate("die", 3), Fate("refuse"), Fate(other), names=("m@b",) * 3)
+    assert await outcome(lab, monkeypatch) == (False, ["refused"])
+    assert len(lab.submitted) == 3
 
 
 async def test_nobody_waits_for_the_dead_replica(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
