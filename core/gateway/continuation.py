@@ -61,8 +61,8 @@ class Told:
 class Continuous:
     """An answer that goes on elsewhere when its replica fails midway, as docs/continuation.md says.
 
-    Iterate over it as over an `Answer`; a choice's `Finished` comes no sooner than the usage that follows it, so that
-    nothing comes after an end. `close` it in any case.
+    Iterate over it as over an `Answer`; a `Finished` comes no sooner than an event that follows it, so that the last
+    one comes with the usage, and nothing after them. `close` it in any case.
 
     Attributes:
         answer: the one that gives events now.
@@ -80,28 +80,26 @@ class Continuous:
 
         Raises:
             ReplicaFailedError: the replica failed or died, and nobody could go on; what was yielded is only a part.
+            GatewayError: its time was up.
         """
-        if self._told is None:
-            async for events in self.answer:
-                yield events
-            return
-        held: list[EngineEvent] = []
+        held: Sequence[EngineEvent] = ()
         ended = False
         while True:
             try:
                 async for events in self.answer:
-                    if type(events[-1]) is Finished:
-                        held += events
+                    batch, held = _split([*held, *events] if held else events)
+                    if not batch:
                         continue
-                    batch = [*held, *events] if held else events
-                    held = []
-                    self._told.add(batch)
+                    if self._told is not None:
+                        self._told.add(batch)
                     ended = type(batch[-1]) is Usage
                     yield batch
-            except ReplicaFailedError as failure:
+            except (GatewayError, ReplicaFailedError) as failure:
                 if ended:
                     return
-                held = []
+                if self._told is None or isinstance(failure, GatewayError):
+                    raise
+                held = ()
                 await self._go_on(self._told, failure)
             else:
                 if held:
@@ -160,6 +158,14 @@ class Continuous:
             return same_weights and (anywhere or deployment.spec.backend == dead.spec.backend)
 
         return is_twin
+
+
+def _split(events: Sequence[EngineEvent]) -> tuple[Sequence[EngineEvent], Sequence[EngineEvent]]:
+    """Return the events, and apart from them the ends that nothing follows yet."""
+    upto = len(events)
+    while upto and type(events[upto - 1]) is Finished:
+        upto -= 1
+    return (events, ()) if upto == len(events) else (events[:upto], events[upto:])
 
 
 def _is_one_text(request: EngineRequest) -> bool:

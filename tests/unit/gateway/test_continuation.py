@@ -52,6 +52,17 @@ WHOLE: list[EngineEvent] = [
     Usage(prompt_tokens=3, completion_tokens=8, reasoning_tokens=3),
 ]
 TEXT, REASONING = "Once upon a time.", "Hm. Well."
+# Two choices: the second ends while the first goes on.
+TWO: list[EngineEvent] = [
+    ReasoningDelta(text=REASONING, tokens=3),
+    TextDelta(text="Once ", tokens=2),
+    ReasoningDelta(text=REASONING, choice=1),
+    TextDelta(text=TEXT, choice=1),
+    Finished(reason="stop", choice=1),
+    TextDelta(text="upon a time."),
+    Finished(reason="stop"),
+    Usage(prompt_tokens=3, completion_tokens=8, reasoning_tokens=3),
+]
 
 
 @dataclass(frozen=True)
@@ -63,10 +74,11 @@ class Fate:
     together: bool = False
 
 
-def rest(continued: Continued | None) -> list[EngineEvent]:
+def rest(request: Any) -> list[EngineEvent]:
     """What an engine has to say beyond what was told."""
+    continued: Continued | None = request.continued
     if continued is None:
-        return WHOLE
+        return TWO if getattr(request, "n", 1) == 2 else WHOLE
     ids = itertools.accumulate((getattr(event, "token_ids", ()) for event in WHOLE), initial=())
     (told,) = (count for count, known in enumerate(ids) if known == continued.token_ids and count <= 6)
     assert continued.text == "".join(event.text for event in WHOLE[:told] if isinstance(event, TextDelta))
@@ -87,7 +99,7 @@ def player(fates: Iterator[Fate]) -> Any:
         if fate.how == "refuse" and continued is not None:
             stream.send(Failed(reason="invalid", message="no", code="cannot_continue"))
             return
-        events = rest(continued)
+        events = rest(submit.request)
         for event in events[: fate.after if fate.how in {"die", "fail", "drain"} else None]:
             stream.send(event)
             if not fate.together:
@@ -138,28 +150,37 @@ async def streamed(lab: Lab, request: Any = REQUEST, *, usage: bool = True, **op
     return [line if line == "[DONE]" else json.loads(line) for line in lines], True
 
 
-def check(lines: list[Any]) -> bool:
-    """Hold a stream to the one of its two ways that it took; return whether it is whole."""
+def check(lines: list[Any], number: int = 1) -> bool:
+    """Hold a stream of so many choices to the one of its two ways that it took; return whether it is whole."""
     chunks = [line for line in lines if line != "[DONE]" and "error" not in line]
-    choices = [choice for chunk in chunks for choice in chunk["choices"]]
-    text = "".join(choice["delta"].get("content") or "" for choice in choices)
-    reasoning = "".join(choice["delta"].get("reasoning_content") or "" for choice in choices)
-    ends = [choice["finish_reason"] for choice in choices if choice["finish_reason"]]
     assert len({chunk["id"] for chunk in chunks}) == 1
-    assert [("role" in choice["delta"]) for choice in choices] == [True] + [False] * (len(choices) - 1)
-    assert (TEXT.startswith(text), REASONING.startswith(reasoning)) == (True, True)
+    assert not any(line == "[DONE]" or "error" in line for line in lines[:-1])
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    ended = [check_choice([choice for choice in choices if choice["index"] == index]) for index in range(number)]
     if lines[-1] == "[DONE]":
-        assert (text, reasoning, ends) == (TEXT, REASONING, ["stop"])
+        assert all(ended)
         assert choices[-1]["finish_reason"] == "stop"
         assert [chunk["usage"]["completion_tokens"] for chunk in chunks if chunk.get("usage")] in ([8], [])
-        assert not any("error" in line for line in lines[:-1])
         return True
     assert "error" in lines[-1]
-    assert (ends, [line for line in lines[:-1] if line == "[DONE]" or "error" in line]) == ([], [])
+    assert not all(ended)
     return False
 
 
-def expected(fates: list[Fate], replicas: int) -> bool | None:
+def check_choice(chunks: list[Any]) -> bool:
+    """Hold what was told of a choice to its text; return whether it was told to the end."""
+    text = "".join(chunk["delta"].get("content") or "" for chunk in chunks)
+    reasoning = "".join(chunk["delta"].get("reasoning_content") or "" for chunk in chunks)
+    assert (TEXT.startswith(text), REASONING.startswith(reasoning)) == (True, True)
+    assert ["role" in chunk["delta"] for chunk in chunks] == [True, *[False] * (len(chunks) - 1)][: len(chunks)]
+    ends = [chunk["finish_reason"] for chunk in chunks if chunk["finish_reason"]]
+    if not ends:
+        return False
+    assert (text, reasoning, ends, chunks[-1]["finish_reason"]) == (TEXT, REASONING, ["stop"], "stop")
+    return True
+
+
+def expected(fates: list[Fate], replicas: int, *, continued: bool = True) -> bool | None:
     """Whether the stream is whole in the end, by what the rules say; None: there is none."""
     told = 0
     for fate in itertools.islice(itertools.chain(fates, itertools.repeat(Fate("well"))), replicas):
@@ -173,6 +194,8 @@ def expected(fates: list[Fate], replicas: int) -> bool | None:
         if seen >= len(WHOLE):
             return True
         told = max(told, min(seen, 6))  # an end is told together with the usage
+        if told and not continued:
+            return False
     return False if told else None
 
 
@@ -187,10 +210,14 @@ fates = st.lists(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@pytest.mark.parametrize("mode", ["continued", "off", "logprobs", "choices"])
+@settings(max_examples=200, deadline=None)
 @given(fates=fates, replicas=st.integers(1, 4), usage=st.booleans())
-def test_every_stream_ends_in_one_legal_way(fates: list[Fate], replicas: int, usage: bool) -> None:
+def test_every_stream_ends_in_one_legal_way(mode: str, fates: list[Fate], replicas: int, usage: bool) -> None:
     """Deaths at every frame, failures, full queues and refusals, one after the other, drawn at random."""
+    sampling = Sampling(logprobs=0 if mode == "logprobs" else None)
+    request = msgspec.structs.replace(REQUEST, n=2 if mode == "choices" else 1, sampling=sampling)
+    goes_on: Any = "off" if mode == "off" else "same_backend"
 
     async def example() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -200,15 +227,16 @@ def test_every_stream_ends_in_one_legal_way(fates: list[Fate], replicas: int, us
             script = player(iter(fates))
             for _ in range(replicas):
                 await lab.replica("m@b", script)
-            lines, began = await streamed(lab, usage=usage)
+            lines, began = await streamed(lab, request, usage=usage, continuation=goes_on)
             for stream in lab.streams:
                 stream.close()
             for server in lab.servers:
                 server.close()
             lab.fleet.close()
-        whole = check(lines) if began else None
+        whole = check(lines, request.n) if began else None
         # What is written together with a failure may be lost, so then either end is right.
-        assert whole == expected(fates, replicas) or any(fate.together for fate in fates)
+        together = any(fate.together for fate in fates)
+        assert whole == expected(fates, replicas, continued=mode == "continued") or together
 
     asyncio.run(example())
 
