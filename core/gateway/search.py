@@ -102,15 +102,15 @@ class Search:
             GatewayError: nobody is left, or no more attempts are allowed; the most helpful of what was met.
         """
         for tier in self._tiers:
-            while True:
+            asked = -1
+            while asked < self.attempts or await self._loaded_on_demand(tier):
+                asked = self.attempts  # meanwhile others may have become ready
                 candidates = deque(self._ranked(tier))
                 while candidates:
                     answer = await self._next_of(candidates, whole=whole)
                     if answer is not None:
                         self.replica, self._unpaid = answer.replica, None
                         return answer
-                if not await self._loaded_on_demand(tier):
-                    break
         raise self._exhausted()
 
     async def whole_answer(self) -> tuple[Answer, list[EngineEvent]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
 from core.api.messages import Finished, Load, TextDelta, Usage
+from core.api.protocols import Candidate, RouteRequest
 from core.errors import GatewayError
 from core.gateway.answer import Answer, Deadline, ReplicaFailedError
 from core.settings import RoutingTable
@@ -157,6 +158,33 @@ async def test_who_leaves_is_waited_out_until_a_snapshot_tells_of_another(lab: L
 
     assert await asking == "fine"
     assert lab.submitted == ["m@b#0", "m@b#1"]
+
+
+async def test_who_became_ready_while_another_was_asked_is_asked_too(lab: Lab) -> None:
+    """Replicas are restarted one after another: the first is back when the second leaves."""
+
+    async def leave_when_another_is_ready(stream: Stream, submit: Submit) -> None:
+        await lab.replica("m@b", fine)
+        await leave(stream, submit)
+
+    lab.deployment("m@b")
+    await lab.replica("m@b", leave_when_another_is_ready)
+
+    assert await ask(lab) == "fine"
+
+
+async def test_who_is_ready_but_left_out_by_the_policy_is_not_waited_for(lab: Lab) -> None:
+    class OnlyTheFirst:
+        def rank(self, _request: RouteRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+            return [one for one in candidates if one.replica == "m@b#0"]
+
+    lab.deployment("m@b")
+    await lab.replica("m@b", break_engine)
+    await lab.replica("m@b", fine)
+    error = await ask(lab, policy=OnlyTheFirst())
+
+    assert isinstance(error, GatewayError)
+    assert lab.submitted == ["m@b#0"]
 
 
 async def test_when_nobody_follows_who_left_the_state_is_told(lab: Lab) -> None:
