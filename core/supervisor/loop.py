@@ -33,7 +33,7 @@ from core.supervisor.replica_events import (
 )
 from core.supervisor.room import Room, limits_of
 from core.supervisor.slots import Lives, Slot, what_is_missing
-from core.supervisor.snapshot import deployment_status, memory_status, replica_status
+from core.supervisor.snapshot import deployment_status, memory_status
 from core.supervisor.state import decide, due_s
 from core.supervisor.store import OverrideStore
 from core.supervisor.words import log_line
@@ -162,11 +162,7 @@ class Supervisor:
             supervisor_pid=os.getpid(),
             draining=self.stopping,
             deployments=tuple(
-                deployment_status(
-                    slots[0].deployment,
-                    [replica_status(slot.replica, socket=slot.socket, now_s=now_s) for slot in slots],
-                    on_demand=any(slot.replica.comes_back for slot in slots),
-                )
+                deployment_status(slots[0].deployment, [(slot.replica, slot.socket) for slot in slots], now_s=now_s)
                 for slots in self._places.by_deployment()
             ),
             memory=memory_status(self._room.used(), self._room.limits),
@@ -258,7 +254,7 @@ class Supervisor:
         """Do what follows from decisions: about replicas of one deployment, or of all."""
         groups = self._places.by_deployment() if deployment is None else [self._places.of(deployment)]
         for slots in groups:
-            turn = whose_turn(slot.replica for slot in slots)
+            turn = whose_turn([slot.replica for slot in slots])
             for slot in slots:
                 if slot.replica is turn:
                     self._decide(slot, TurnCame())

@@ -7,7 +7,7 @@ it can serve again at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from core.settings import SupervisorTable
@@ -24,15 +24,26 @@ from core.supervisor.replica_events import (
 from core.supervisor.steps import Decision, ask_to_retire, drain, end_loading, rest, start
 from core.supervisor.words import why_stopped
 
-__all__ = ["obey_configuration", "obey_operator", "whose_turn"]
+__all__ = ["obey_configuration", "obey_operator", "who_is_awaited", "whose_turn"]
 
 
-def whose_turn(replicas: Iterable[Replica]) -> Replica | None:
-    """Return which replica of a deployment is to be replaced now: one after another, those that serve last."""
+def whose_turn(replicas: Sequence[Replica]) -> Replica | None:
+    """Return which replica of a deployment is to be replaced now, or None.
+
+    Those that do not serve at once; the others one after another, so that a mistake costs one of them and not all.
+    """
+    stale = [one for one in replicas if one.stale and not (one.renewing and one.state == "draining")]
+    useless = next((one for one in stale if one.state != "ready"), None)
+    return useless or (stale[0] if stale and who_is_awaited(replicas) is None else None)
+
+
+def who_is_awaited(replicas: Iterable[Replica]) -> Replica | None:
+    """Return the replica of a deployment that must be ready before one that serves may be replaced, or None."""
     replicas = tuple(replicas)
-    if any(replica.renewing for replica in replicas):
-        return None
-    return min((one for one in replicas if one.stale), key=lambda one: one.state == "ready", default=None)
+    # One that got no memory again is not awaited if another took its place: the deployment serves as before.
+    replaced = any(one.state == "ready" and not one.stale for one in replicas)
+    missing = (one for one in replicas if one.renewing and not (one.state == "stopped" and replaced))
+    return next(missing, None) or next((one for one in replicas if one.state in {"starting", "failed"}), None)
 
 
 # --- the configuration --------------------------------------------------------------------------
@@ -64,7 +75,7 @@ def obey_configuration(
     if anew and event.missing:
         return replace(rest(replica, event.missing), state="absent"), ()
     if anew or (replica.state == "stopped" and not replica.displaced):
-        wakes = replica.at_startup and not replica.out and (anew or not replica.comes_back)
+        wakes = (replica.at_startup or replica.renewing) and not replica.out and (anew or not replica.comes_back)
         return start(rest(replica), now_s) if wakes else (rest(replica), ())
     return replica, ()
 

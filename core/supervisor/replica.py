@@ -77,7 +77,7 @@ class Replica:
         out: how an operator took it out of service; empty: nobody did.
         recipe: stands for all that its next process is given; another one, another process.
         restart: an operator wants another process, in its turn.
-        renewing: its process is being replaced; over when it is ready or has failed.
+        renewing: its process is being replaced; over when it is ready, however often it fails before.
         reason: why it is in this state, for people.
         stopping: the gateway shuts down; nothing is started any more.
         wanted: somebody needs it who found it ending, or about to; it starts again right after.

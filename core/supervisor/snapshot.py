@@ -9,7 +9,9 @@ from core.api.protocols import ReplicaState
 from core.routing.table import Deployment
 from core.supervisor.footprint import counted
 from core.supervisor.memory import Bytes, Limits
+from core.supervisor.orders import who_is_awaited
 from core.supervisor.replica import Replica
+from core.supervisor.words import why_not_replaced
 from core.wire.control import DeploymentStatus, MemoryStatus, ReplicaStatus
 
 __all__ = ["deployment_status", "memory_status", "replica_status"]
@@ -17,14 +19,19 @@ __all__ = ["deployment_status", "memory_status", "replica_status"]
 _BEST_FIRST: tuple[ReplicaState, ...] = ("ready", "draining", "starting", "stopped", "failed", "absent")
 
 
-def replica_status(replica: Replica, *, socket: str | None, now_s: float) -> ReplicaStatus:
-    """Return ``replica`` as it stands at ``now_s``; ``socket`` is its process's, shown only while it serves."""
+def replica_status(
+    replica: Replica, *, socket: str | None, now_s: float, awaited: Replica | None = None
+) -> ReplicaStatus:
+    """Return ``replica`` as it stands at ``now_s``.
+
+    ``socket`` is its process's, shown only while it serves; ``awaited`` is who must be ready before it is replaced.
+    """
     process = replica.process
     memory = counted(replica)
     return ReplicaStatus(
         replica=replica.name,
         state=replica.state,
-        reason=replica.reason,
+        reason=why_not_replaced(awaited) if awaited and replica.stale and replica.state == "ready" else replica.reason,
         socket=socket if replica.state in {"ready", "draining"} else None,
         pid=process.pid if process else None,
         restarts=replica.restarts,
@@ -48,15 +55,17 @@ def memory_status(used: Bytes, limits: Limits) -> MemoryStatus:
 
 
 def deployment_status(
-    deployment: Deployment, replicas: Sequence[ReplicaStatus], *, on_demand: bool
+    deployment: Deployment, replicas: Sequence[tuple[Replica, str | None]], *, now_s: float
 ) -> DeploymentStatus:
-    """Return a deployment's status: its best replica's state and reason; ``on_demand``: a request may load it."""
-    best = min(replicas, key=lambda replica: _BEST_FIRST.index(replica.state))
+    """Return a deployment's status, whose state and reason are its best replica's; each comes with its socket."""
+    awaited = who_is_awaited(replica for replica, _ in replicas)
+    told = [replica_status(replica, socket=socket, now_s=now_s, awaited=awaited) for replica, socket in replicas]
+    best = min(told, key=lambda replica: _BEST_FIRST.index(replica.state))
     return DeploymentStatus(
         deployment=deployment.spec.deployment,
         state=best.state,
         reason=best.reason,
-        on_demand=on_demand,
+        on_demand=any(replica.comes_back for replica, _ in replicas),
         enabled=deployment.spec.enabled,
-        replicas=tuple(replicas),
+        replicas=tuple(told),
     )

@@ -62,7 +62,7 @@ _ANSWER_S = 2.0
 def decide(replica: Replica, event: Event, now_s: float, timing: SupervisorTable) -> Decision:
     """Return the replica after ``event`` and what is to be done now."""
     replica, effects = _decided(replica, event, now_s, timing)
-    if replica.renewing and replica.state not in {"draining", "starting"}:
+    if replica.renewing and (replica.state == "ready" or (replica.state == "stopped" and not replica.displaced)):
         replica = replace(replica, renewing=False)
     return replica, effects
 
@@ -144,7 +144,7 @@ def _about_process(
 def _weights_found(replica: Replica, now_s: float) -> Decision:
     if replica.state != "absent":
         return replica, ()
-    wakes = replica.may_run and replica.at_startup and not replica.out
+    wakes = replica.may_run and (replica.at_startup or replica.renewing) and not replica.out
     return start(replica, now_s) if wakes else (rest(replica), ())
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from core.api.protocols import ReplicaExit
 from core.supervisor.replica import Replica
 
-__all__ = ["describe_end", "log_line", "why_stopped"]
+__all__ = ["describe_end", "log_line", "why_not_replaced", "why_stopped"]
 
 _REASON_LINES = 3
+_REMEDY = "remove the cause, or undo the change"
 
 
 def describe_end(end: ReplicaExit) -> str:
@@ -38,6 +39,13 @@ def why_stopped(replica: Replica) -> str:
     return "unloaded: it was idle" if replica.starts else "loads at the first request"
 
 
+def why_not_replaced(awaited: Replica) -> str:
+    """Return why a replica that serves is not replaced yet: ``awaited`` must be ready before."""
+    how = f"{awaited.state}: {awaited.reason}" if awaited.reason else awaited.state
+    remedy = "" if awaited.process else f"; {_REMEDY}"
+    return f"to be replaced when {awaited.name} is ready, which is {how}{remedy}"
+
+
 def log_line(before: Replica, after: Replica, *, now_s: float, log_dir: Path) -> tuple[int, str]:
     """Level and text of the log line for a change: what happened, what will be done, what the operator can do."""
     text = f"{after.name}: {after.state}"
@@ -45,11 +53,13 @@ def log_line(before: Replica, after: Replica, *, now_s: float, log_dir: Path) ->
         text += f" (was {before.state})"
     if after.reason:
         text += f": {after.reason}"
+    if replaced := after.renewing and after.process is None:
+        text += f"; no other replica is replaced before it is ready ({_REMEDY})"
     if after.failures <= before.failures or after.process is not None:
         # Who asked for it is told; of what was to load by itself nobody else would hear.
         unasked = before.process is not None and not before.process.demanded
         left_out = after.state == "stopped" and after.displaced == "refused" and unasked
-        return logging.WARNING if left_out else logging.INFO, text
+        return logging.WARNING if left_out or replaced else logging.INFO, text
     wait = None if after.start_at_s is None else f"{after.start_at_s - now_s:.1f} s"
     load = f"remove the cause, then: python -m core load {after.name.rpartition('#')[0]}"
     plan = f"starting it again in {wait}" if wait else f"not starting it again; {load}"

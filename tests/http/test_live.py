@@ -148,6 +148,41 @@ def test_sighup_reads_the_configuration_again(start, eventually, tmp_path, optio
         assert gateway.process.poll() is None
 
 
+def test_a_mistake_in_the_configuration_costs_one_replica_of_three(start, eventually, tmp_path) -> None:
+    """The others serve on as they are, say for what they wait, and follow when the mistake is mended."""
+    config = '[deployments."many@echo"]\nsource = "/dev/null"\nreplicas = 3\nsettings = { tokens = 3 }\n'
+    with start(config, folder=tmp_path) as gateway:
+        file = tmp_path / "gateway.toml"
+        good = file.read_text()
+
+        def pids(state: str = "ready") -> list[int | None]:
+            replicas = gateway.health()["deployments"]["many@echo"]["replicas"]
+            return [one["pid"] for one in replicas if one["state"] == state]
+
+        def configured(text: str) -> None:
+            file.write_text(text)
+            assert httpx.post(f"{gateway.url}/admin/v1/reload", timeout=30).status_code == 200
+
+        eventually(lambda: len(pids()) == 3)
+        before = pids()
+        configured(good.replace("/dev/null", "/nowhere/at/all"))
+        eventually(lambda: pids("absent") == [None])
+        health = gateway.health()
+        assert "there is nothing at /nowhere/at/all" in health["reasons"][0]
+        waiting = health["deployments"]["many@echo"]["replicas"][1]["reason"]
+        assert waiting.startswith("to be replaced when many@echo#0 is ready, which is absent: ")
+        assert "no other replica is replaced before it is ready" in gateway.log.read_text()
+        assert pids() == before[1:]
+        configured(good)
+        eventually(lambda: len(pids()) == 3)
+        assert pids()[1:] == before[1:], "they run as configured"
+        configured(good.replace("/dev/null", "/nowhere/at/all"))
+        eventually(lambda: pids("absent") == [None])
+        configured(good.replace("tokens = 3", "tokens = 4"))
+        eventually(lambda: len(pids()) == 3 and not {*pids()} & {*before})
+        eventually(lambda: healthy(gateway))
+
+
 def test_who_is_restarted_goes_on_with_the_settings_in_effect(start, eventually, tmp_path) -> None:
     """Not with a file that is being edited: neither a new supervisor nor a new HTTP worker reads it."""
     with start(TWO_TIERS, "--workers", "2", folder=tmp_path) as gateway:

@@ -232,7 +232,7 @@ class AnyLife(RuleBasedStateMachine):
     @invariant()
     def only_one_that_runs_is_replaced(self):
         assert not self.replica.stale or self.replica.process is not None
-        assert not self.replica.renewing or self.replica.state in {"draining", "starting"}
+        assert not self.replica.renewing or self.replica.state != "ready"
 
     def comes_up(self):
         """Enabled and loaded, in a world that does what it is asked, it becomes ready as it is configured."""

@@ -8,7 +8,7 @@ import pytest
 
 from core.api import EngineInfo, Load, ReplicaExit
 from core.settings import SupervisorTable
-from core.supervisor.orders import whose_turn
+from core.supervisor.orders import who_is_awaited, whose_turn
 from core.supervisor.replica import Process, Replica
 from core.supervisor.replica_events import (
     Configured,
@@ -18,6 +18,7 @@ from core.supervisor.replica_events import (
     GiveWay,
     LaunchFailed,
     LoadOrdered,
+    NoRoom,
     Removed,
     Reported,
     RestartOrdered,
@@ -28,8 +29,10 @@ from core.supervisor.replica_events import (
     UnloadOrdered,
     Wanted,
     WeightsFound,
+    WeightsMissing,
 )
 from core.supervisor.state import decide, due_s
+from core.wire.exits import ExitCode
 from core.wire.frames import Status
 
 TIMING = SupervisorTable(drain_timeout_s=30, kill_after_s=5, stall_timeout_s=60, crash_loop_failures=2)
@@ -305,6 +308,79 @@ def test_replicas_are_replaced_one_after_another_and_those_first_that_do_not_ser
     renewing, _ = after(loading, TurnCame())
     assert renewing.renewing
     assert whose_turn([ready, renewing]) is None
+    assert whose_turn([ready, renewing, loading]) is loading, "it serves nobody, so nothing is lost"
+
+
+@pytest.mark.parametrize("state", ["starting", "failed", "draining"])
+def test_no_other_is_replaced_while_one_is_on_its_way_or_fails(state):
+    ready = running(recipe="2")
+    down = running("draining", renewing=True) if state == "draining" else without_process(state, failures=1)
+    assert (whose_turn([ready, down]), who_is_awaited([ready, down])) == (None, down)
+
+
+def test_who_is_out_of_service_anyway_holds_up_nobody():
+    ready = running(recipe="2")
+    out = [without_process("absent"), without_process("stopped"), without_process("stopped", displaced="refused")]
+    assert whose_turn([*out, ready]) is ready
+
+
+def replaced(recipe="2", **fields):
+    """A replica whose old process has just ended, and whose new one is being started."""
+    replica, _ = after(running(**fields), configured(recipe=recipe), TurnCame(), RetireAnswered(1, retired=True))
+    replica, _ = after(replica, exited(replica))
+    assert (replica.state, replica.renewing) == ("starting", True)
+    return replica
+
+
+def test_a_replacement_that_cannot_be_started_holds_up_the_others_until_it_is_ready():
+    ready, renewing = running(recipe="2"), replaced()
+    for event, state in (
+        (LaunchFailed(2, "no", 1.0), "starting"),
+        (Exited(2, ReplicaExit(code=ExitCode.LOAD_FAILED_FOR_GOOD), 1.0), "failed"),
+        (WeightsMissing(2, "no such file"), "absent"),
+        (NoRoom(2, "does not fit", 1.0), "stopped"),
+    ):
+        replica, _ = after(renewing, event)
+        assert (replica.state, replica.process) == (state, None)
+        assert (whose_turn([replica, ready]), who_is_awaited([replica, ready])) == (None, replica)
+        replica, effects = after(replica, WeightsFound() if state == "absent" else LoadOrdered())
+        assert effects == LAUNCH
+        assert whose_turn([replica, ready]) is None
+        replica, _ = after(replica, Reported(3, Status(load=IDLE, info=EngineInfo())))
+        assert whose_turn([replica, ready]) is ready
+
+
+def test_who_gets_no_memory_again_holds_up_nobody_when_another_took_its_place():
+    refused, _ = after(replaced(), NoRoom(2, "does not fit", 1.0))
+    ready, fresh = running(recipe="2"), running()
+    assert whose_turn([refused, ready, fresh]) is ready
+
+
+@pytest.mark.parametrize("at_startup", [True, False])
+@pytest.mark.parametrize("failure", [LaunchFailed(2, "no", 1.0), WeightsMissing(2, "no"), NoRoom(2, "no", 1.0)])
+def test_a_newer_configuration_starts_what_failed_at_once(at_startup, failure):
+    """Also if it loads on demand: nobody asks for it while the others serve."""
+    replica, _ = after(replaced(at_startup=at_startup), failure)
+    replica, effects = after(replica, configured(recipe="3", at_startup=at_startup))
+    assert (replica.process.recipe, replica.renewing, effects) == ("3", True, LAUNCH)
+
+
+def test_a_newer_configuration_does_not_wait_for_one_that_loads():
+    old, renewing = running(), replaced()
+    old, _ = after(old, configured(recipe="3"))
+    renewing, _ = after(renewing, configured(recipe="3"))
+    assert whose_turn([old, renewing]) is renewing
+    renewing, effects = after(renewing, TurnCame())
+    assert (renewing.state, effects) == ("draining", END)
+    assert whose_turn([old, renewing]) is None
+    renewing, effects = after(renewing, exited(renewing))
+    assert (renewing.process.recipe, effects) == ("3", LAUNCH)
+
+
+@pytest.mark.parametrize("order", [UnloadOrdered(), DrainOrdered(), DISABLED, Removed()])
+def test_who_is_taken_out_is_not_awaited(order):
+    replica, _ = after(replaced(), WeightsMissing(2, "no"), order)
+    assert who_is_awaited([replica]) is None
 
 
 def test_what_is_configured_anew_is_replaced_without_haste():
@@ -327,17 +403,6 @@ def test_a_restart_gives_running_requests_the_drain_time():
     assert (replica.state, replica.process.kill_at_s, effects) == ("draining", NOW_S + 35, END)
     replica, effects = after(replica, exited(replica))
     assert (replica.state, replica.restarts, replica.failures, effects) == ("starting", 0, 0, LAUNCH)
-
-
-def test_a_replacement_is_over_when_the_new_process_has_failed_for_good():
-    replica, _ = after(running(), configured(recipe="2"), TurnCame(), RetireAnswered(1, retired=True))
-    replica, _ = after(replica, exited(replica))
-    for start in (2, 3):
-        assert replica.renewing
-        replica, _ = after(replica, LaunchFailed(start, "no", 1.0))
-        if replica.state == "starting":
-            replica, _ = after(replica, Tick(), now_s=NOW_S + 10)
-    assert (replica.state, replica.renewing) == ("failed", False)
 
 
 def test_what_was_disabled_while_it_was_replaced_does_not_come_back_with_the_old_process():

@@ -54,12 +54,29 @@ def test_a_replica_without_a_process_shows_when_it_is_tried_again():
 )
 def test_a_deployment_is_as_good_as_its_best_replica(states, best):
     replicas = [
-        replica_status(Replica(name=f"m@b#{index}", state=state, reason=state), socket=None, now_s=0)
+        (Replica(name=f"m@b#{index}", state=state, reason=state, at_startup=False), None)
         for index, state in enumerate(states)
     ]
-    status = deployment_status(DEPLOYMENT, replicas, on_demand=True)
+    status = deployment_status(DEPLOYMENT, replicas, now_s=0)
     assert (status.deployment, status.state, status.reason) == ("m@b", best, best)
     assert (status.on_demand, status.enabled, len(status.replicas)) == (True, False, 2)
+
+
+def test_who_is_not_replaced_yet_says_whom_it_waits_for_and_what_can_be_done():
+    old = Replica(name="m@b#1", state="ready", recipe="2", process=PROCESS)
+    failed = Replica(name="m@b#0", state="failed", recipe="2", renewing=True, reason="no such file")
+    status = deployment_status(DEPLOYMENT, [(failed, None), (old, "/s")], now_s=0)
+    assert (status.state, status.reason) == ("ready", status.replicas[1].reason)
+    assert status.reason == (
+        "to be replaced when m@b#0 is ready, which is failed: no such file; remove the cause, or undo the change"
+    )
+    loading = replace(failed, state="starting", reason="loading the model", process=PROCESS)
+    status = deployment_status(DEPLOYMENT, [(loading, None), (old, "/s")], now_s=0)
+    assert status.reason == "to be replaced when m@b#0 is ready, which is starting: loading the model"
+    assert deployment_status(DEPLOYMENT, [(old, "/s")], now_s=0).reason == ""
+    level, text = log_line(loading, replace(failed, state="absent"), now_s=0, log_dir=Path("/logs"))
+    assert level == logging.WARNING
+    assert text.endswith("; no other replica is replaced before it is ready (remove the cause, or undo the change)")
 
 
 def test_the_log_says_what_happened_and_what_comes_next():
