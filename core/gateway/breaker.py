@@ -33,7 +33,7 @@ class Breaker:
     each failure, so that a change of the configuration holds from the next one on.
 
     Attributes:
-        state: ``open`` until a probe begins, also when its time is over.
+        state: ``open`` until a probe begins, also when its time is over; ``half_open`` while one is under way.
         reason: why it is not closed, for people; else empty.
     """
 
@@ -45,7 +45,6 @@ class Breaker:
         self._open_s = 0.0
         self._probe_at_s = 0.0
         self._probes = 0
-        self._probing = False
         self._refused: tuple[str, float] = ("", 0.0)
         self._dead = ""
 
@@ -53,7 +52,7 @@ class Breaker:
         """Whether a request may be sent there now."""
         if self.state == "open":
             return now_s >= self._probe_at_s
-        return self.state == "closed" or not self._probing
+        return self.state == "closed"
 
     def probe_in_s(self, now_s: float) -> float:
         """Seconds until a request may probe; 0 when one may now, or when the breaker is not open."""
@@ -63,7 +62,7 @@ class Breaker:
         """Note that a request is sent, as `admits` allowed; return the number of its probe, 0 if it is none."""
         if self.state == "closed":
             return 0
-        self.state, self._probing = "half_open", True
+        self.state = "half_open"
         self._probes += 1
         return self._probes
 
@@ -75,13 +74,12 @@ class Breaker:
     def succeeded(self, probe: int) -> None:
         """The replica gave an event. Failures stay in the window: one that fails every other time is no good."""
         if self._is_pending(probe):
-            self._probing = False
             self.state, self.reason = "closed", ""
 
     def left(self, probe: int) -> None:
-        """The request ended without a verdict: cancelled, turned away, or itself at fault."""
+        """The request ended without a verdict: cancelled, turned away, or itself at fault. The next one probes."""
         if self._is_pending(probe):
-            self._probing = False
+            self.state = "open"
 
     def failed(
         self, kind: FailureKind, now_s: float, limits: RoutingTable, *, probe: int = 0, process: str = ""
@@ -95,7 +93,6 @@ class Breaker:
         if self._is_known(kind, now_s, process) and not verdict:
             return False
         if verdict:
-            self._probing = False
             self._open(f"a probe failed: {_TOLD[kind]}", now_s, min(2 * self._open_s, limits.breaker_open_max_s))
         elif self.state == "closed":
             self._failed_at_s.append(now_s)
@@ -114,7 +111,7 @@ class Breaker:
         self._failed_at_s.clear()
 
     def _is_pending(self, probe: int) -> bool:
-        return self._probing and probe == self._probes
+        return self.state == "half_open" and probe == self._probes
 
     def _is_known(self, kind: FailureKind, now_s: float, process: str) -> bool:
         """Whether another request has already met this very failure."""

@@ -47,7 +47,7 @@ class Fleet:
         on_configuration: called with each configuration that the supervisor sends, before its first snapshot.
         snapshot: the last one received, or None before the first.
         connected: whether the supervisor is there now.
-        breakers: by replica, of all that were ever ready; they outlive processes.
+        breakers: by replica, of all that were ever ready and are in the table; they outlive processes.
     """
 
     def __init__(self, table: Table, supervisor_socket: Path, *, max_frame_bytes: int) -> None:
@@ -110,7 +110,7 @@ class Fleet:
         """Tell the operator, the metrics and the supervisor that the circuit breaker of a replica changed."""
         breaker = self.breakers[replica]
         probe_in_s = breaker.probe_in_s(asyncio.get_running_loop().time())
-        if breaker.state == "open":
+        if probe_in_s:
             _log.warning("%s gets no requests of this HTTP worker for %.1f s: %s", replica, probe_in_s, breaker.reason)
         else:
             _log.info("the circuit breaker of %s is %s", replica, breaker.state)
@@ -127,6 +127,14 @@ class Fleet:
         """Route by another table from now on; replicas that it still knows keep all that they have."""
         self.table = table
         self._replace(self._statuses.values())
+        for replica in [one for one in self.breakers if not self._is_foreseen(one)]:
+            del self.breakers[replica]
+            breaker_changed(replica, "closed", 0.0)
+
+    def _is_foreseen(self, replica: str) -> bool:
+        deployment, _, index = replica.rpartition("#")
+        known = self.table.deployments.get(deployment)
+        return known is not None and int(index) < known.replicas
 
     # --- connections to replicas
 

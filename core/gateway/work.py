@@ -102,7 +102,9 @@ class Work:
         replica.in_flight -= 1
         replica.in_flight_prompt_tokens -= self._prompt
         replica.in_flight_output_tokens -= self._output
+        before = replica.breaker.state
         replica.breaker.left(self.probe)
+        self._tell(before)
 
     def _tell(self, before: BreakerState) -> None:
         if self.replica.breaker.state != before:

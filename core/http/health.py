@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -31,7 +30,7 @@ async def health(request: Request) -> HTTPResponse:
     deployments = {
         name: _deployment(gateway, deployment, counted) for name, deployment in gateway.table.deployments.items()
     }
-    status, reasons = _verdict(gateway)
+    status, reasons = _verdict(gateway, counted)
     body = {
         "status": status,
         "reasons": reasons,
@@ -52,7 +51,7 @@ async def livez(_request: Request) -> HTTPResponse:
 async def readyz(request: Request) -> HTTPResponse:
     """``GET /readyz``: 200 when requests should be sent here, else 503."""
     gateway = gateway_of(request)
-    status, reasons = _verdict(gateway)
+    status, reasons = _verdict(gateway, exposition.statistics())
     ready = status != "unhealthy"
     return _json({"status": "ready" if ready else "not ready", "reasons": reasons}, 200 if ready else 503)
 
@@ -62,21 +61,19 @@ async def metrics_page(request: Request) -> HTTPResponse:
     return HTTPResponse(exposition.render(gateway_of(request).fleet), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-def _verdict(gateway: Gateway) -> tuple[str, list[str]]:
-    fleet, now_s = gateway.fleet, asyncio.get_running_loop().time()
+def _verdict(gateway: Gateway, statistics: exposition.Statistics) -> tuple[str, list[str]]:
+    fleet = gateway.fleet
     reasons: list[str] = []
     serving = 0
     for deployment in gateway.table.deployments.values():
         status = fleet.status(deployment.id)
         if not deployment.spec.enabled or status.state == "absent":
             continue
-        ready = fleet.ready(deployment.id).values()
-        reasons += [
-            f"{replica.name} is left out by its circuit breaker: {replica.breaker.reason}"
-            for replica in ready
-            if replica.breaker.state != "closed"
-        ]
-        if any(replica.breaker.admits(now_s) for replica in ready) or fleet.is_coming(deployment):
+        ready = [replica.name for replica in fleet.ready(deployment.id).values()]
+        breakers = {replica: _breaker(gateway, replica, statistics) for replica in ready}
+        left_out = [replica for replica in ready if _leaves_out(breakers[replica])]
+        reasons += [f"{one} is left out by its circuit breaker: {breakers[one]['reason']}" for one in left_out]
+        if len(left_out) < len(ready) or fleet.is_coming(deployment):
             serving += 1
         elif status.state != "ready":
             reasons.append(f"{deployment.id} is {status.state}" + (f": {status.reason}" if status.reason else ""))
@@ -170,6 +167,11 @@ def _breaker(gateway: Gateway, replica: str, statistics: exposition.Statistics) 
         reason = own.reason or None
     retry_in_s = max(0.0, worst.probe_unix_s - time.time()) if worst.state == "open" else None
     return {"state": worst.state, "reason": reason, "retry_in_s": _rounded(retry_in_s)}
+
+
+def _leaves_out(breaker: dict[str, Any]) -> bool:
+    """Whether an HTTP worker sends no request there now; an open breaker whose time is over waits for the next one."""
+    return breaker["state"] == "half_open" or bool(breaker["retry_in_s"])
 
 
 def _quantiles(buckets: dict[float, float]) -> dict[str, float | None]:
