@@ -202,6 +202,7 @@ class Supervisor:
         self._places.arrange(generation, self._decide)
         self._look_for_weights()
         self._settle()
+        await self._room.forget_refusals()
         self._control.publish()
         if not await self._control.taken_over(generation.number, timeout_s=_TAKE_OVER_S):
             _log.warning(

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from core.settings import SupervisorTable
 from core.supervisor.replica import Process, Replica
-from core.supervisor.replica_events import AwaitsRoom, NoRoom, RoomFound
+from core.supervisor.replica_events import AwaitsRoom, MayAskAgain, NoRoom, RoomFound, RoomFree
 from core.supervisor.steps import Decision, ask_to_retire, ended, start
 
-__all__ = ["await_room", "give_way", "may_ask_again", "room_free"]
+__all__ = ["await_room", "give_way", "may_ask_again", "more_room"]
 
 
 def await_room(
@@ -43,8 +43,10 @@ def may_ask_again(replica: Replica, now_s: float) -> Decision:
     return replace(replica, start_at_s=None), ()
 
 
-def room_free(replica: Replica, now_s: float) -> Decision:
-    """There is memory again."""
+def more_room(replica: Replica, event: MayAskAgain | RoomFree, now_s: float) -> Decision:
+    """There may be memory again, or there is."""
+    if isinstance(event, MayAskAgain):
+        return may_ask_again(replica, now_s) if replica.displaced == "refused" else (replica, ())
     waits = replica.state == "stopped" and replica.displaced and replica.may_run
     return start(replica, now_s) if waits else (replica, ())
 

@@ -23,6 +23,7 @@ __all__ = [
     "LaunchFailed",
     "Launched",
     "LoadOrdered",
+    "MayAskAgain",
     "NoRoom",
     "Overslept",
     "Removed",
@@ -86,6 +87,11 @@ class NoRoom:
     start: int
     reason: str
     hold_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class MayAskAgain:
+    """Why it did not fit may be over: it makes sense to ask again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +218,7 @@ Event = (
     | AwaitsRoom
     | RoomFound
     | NoRoom
+    | MayAskAgain
     | RoomFree
     | GiveWay
     | Launched

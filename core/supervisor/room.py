@@ -17,7 +17,7 @@ from core.settings import SupervisorTable
 from core.supervisor.footprint import counted, holder, measured
 from core.supervisor.machine import guess, has_device, host_bytes, size_on_disk
 from core.supervisor.memory import Bytes, Evict, Fits, Holder, Limits, Need, Plan, Refuse, Wait, plan, readable
-from core.supervisor.replica_events import AwaitsRoom, Event, GiveWay, NoRoom, RoomFound, RoomFree
+from core.supervisor.replica_events import AwaitsRoom, Event, GiveWay, MayAskAgain, NoRoom, RoomFound, RoomFree
 from core.supervisor.slots import Slot
 
 __all__ = ["Room", "limits_of"]
@@ -34,6 +34,7 @@ class _Wish:
 
     slot: Slot
     start: int
+    weights: Path | None
     memory: Bytes
     known: str
     asked_s: float
@@ -88,7 +89,7 @@ class Room:
         assert process is not None  # noqa: S101 - it was made for this launch
         memory, known = await self._estimate(slot.deployment, process.recipe, weights)
         loop = asyncio.get_running_loop()
-        wish = _Wish(slot, process.start, memory, known, loop.time(), loop.create_future())
+        wish = _Wish(slot, process.start, weights, memory, known, loop.time(), loop.create_future())
         self._refused.pop(slot, None)
         self._wishes.append(wish)
         self.look()
@@ -119,6 +120,14 @@ class Room:
     def used(self) -> Bytes:
         """What counts against the limits now."""
         return sum((counted(slot.replica) for slot in self._slots()), Bytes())
+
+    async def forget_refusals(self) -> None:
+        """What there is, or what is needed, has changed: what was refused may ask again at once."""
+        for slot, wish in tuple(self._refused.items()):
+            wish.memory, wish.known = await self._estimate(slot.deployment, slot.replica.recipe, wish.weights)
+            if self._refused.get(slot) is wish:
+                self._feed(slot, MayAskAgain())
+                self._reconsider(slot, wish)
 
     def tick(self) -> None:
         """Call it every second: load what was refused and fits now, and look whether anybody has grown."""

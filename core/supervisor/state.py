@@ -15,7 +15,7 @@ from operator import itemgetter
 
 from core.api.protocols import ReplicaState
 from core.settings import SupervisorTable
-from core.supervisor.making_room import await_room, give_way, may_ask_again, room_free
+from core.supervisor.making_room import await_room, give_way, may_ask_again, more_room
 from core.supervisor.orders import obey_configuration, obey_operator
 from core.supervisor.replica import Process, Replica
 from core.supervisor.replica_events import (
@@ -29,6 +29,7 @@ from core.supervisor.replica_events import (
     Launched,
     LaunchFailed,
     LoadOrdered,
+    MayAskAgain,
     NoRoom,
     Overslept,
     Removed,
@@ -75,8 +76,8 @@ def _decided(replica: Replica, event: Event, now_s: float, timing: SupervisorTab
             decision = (replace(replica, reason=reason) if replica.state == "absent" else replica), ()
         case Wanted():
             decision = _wanted(replica, now_s)
-        case RoomFree():
-            decision = room_free(replica, now_s)
+        case MayAskAgain() | RoomFree():
+            decision = more_room(replica, event, now_s)
         case GiveWay(deployment):
             decision = give_way(replica, deployment, now_s)
         case Configured() | Removed():

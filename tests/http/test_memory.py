@@ -65,3 +65,18 @@ def test_one_after_the_other_is_served_and_a_busy_one_is_not_touched(start, even
         assert answers[0].status_code == 200
         assert answers[0].json()["usage"]["completion_tokens"] == 60
         eventually(lambda: say(gateway, "b").status_code == 200)
+
+
+def test_what_does_not_fit_is_loaded_as_soon_as_the_limit_is_raised(start, eventually, tmp_path):
+    """Not when its time has come, a minute later: it would not have fitted alone."""
+    with start(CONFIG.replace("314572800", "157286400"), quick=False, folder=tmp_path) as gateway:
+
+        def replica():
+            return gateway.health()["deployments"]["b@echo"]["replicas"][0]
+
+        eventually(lambda: "all replicas together may take 150 MiB" in (replica()["reason"] or ""))
+        assert replica()["state"] == "stopped"
+        file = tmp_path / "gateway.toml"
+        file.write_text(file.read_text().replace("157286400", "314572800"))
+        assert httpx.post(f"{gateway.url}/admin/v1/reload", timeout=30).status_code == 200
+        eventually(lambda: replica()["state"] == "ready", within_s=30)

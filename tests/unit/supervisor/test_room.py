@@ -21,6 +21,7 @@ from core.supervisor.replica_events import (
     Exited,
     GiveWay,
     Launched,
+    MayAskAgain,
     NoRoom,
     Reported,
     RetireAnswered,
@@ -355,6 +356,39 @@ def test_a_start_that_nobody_asked_for_waits_until_there_is_room():
         assert set(world.alive) == {"a", "b"}
 
     run(live())
+
+
+def test_what_was_refused_is_tried_at_once_when_something_has_changed():
+    """The limit, or what it needs, or whom it may unload; also what could not even fit alone."""
+
+    async def live():
+        world = World([deployment("a", 6, load="startup"), deployment("b", 60)], Limits(host=5))
+        a, b = world.slots.values()
+        world.feed(a, WeightsFound())
+        world.feed(b, WeightsFound())
+        await world.do("want", "b")
+        for slot in (a, b):
+            assert (slot.replica.state, slot.replica.start_at_s) == ("stopped", pytest.approx(world.now_s + 60, abs=1))
+        world.room.limits = Limits(host=10)
+        await world.room.forget_refusals()
+        await world.settle()
+        assert "a" in world.alive
+        assert (b.replica.state, b.replica.start_at_s) == ("stopped", None), "a request may ask for it"
+        await world.do("load", "a")
+        await world.do("want", "b")
+        assert b.replica.start_at_s is not None
+        b.deployment = deployment("b", 3, load="startup")
+        b.replica = replace(b.replica, at_startup=True)
+        await world.room.forget_refusals()
+        await world.settle()
+        assert set(world.alive) == {"a", "b"}
+
+    run(live())
+
+
+def test_what_was_never_refused_has_nothing_to_ask_again():
+    failed = Replica(name="m@b#0", state="failed", failures=9, start_at_s=99.0)
+    assert decide(failed, MayAskAgain(), 5.0, TIMING) == (failed, ())
 
 
 def test_who_came_first_is_served_first():
