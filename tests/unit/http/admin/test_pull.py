@@ -35,6 +35,13 @@ def line(event: str, **fields) -> str:
     return f"echo '{json.dumps({'event': event, **fields})}'"
 
 
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 async def events(lab, name: str = "echo") -> list[tuple[str, dict]]:
     response = await lab.client.post("pull", json={"name": name})
     assert response.status_code == 200
@@ -121,7 +128,7 @@ async def test_it_ends_with_all_its_children_when_the_client_leaves(lab, script,
     pids = [int((tmp_path / name).read_text()) for name in ("pid", "child")]
 
     async with asyncio.timeout(5):
-        while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+        while any(runs(pid) for pid in pids):
             await asyncio.sleep(0.02)
 
 
@@ -136,7 +143,7 @@ async def test_one_that_will_not_end_is_killed(lab, script, tmp_path, monkeypatc
     pid = int((tmp_path / "pid").read_text())
 
     async with asyncio.timeout(5):
-        while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        while runs(pid):
             await asyncio.sleep(0.02)
 
 
