@@ -165,9 +165,9 @@ class Policy(Protocol):
     def rank(self, request: RouteRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         """Return a subset of ``candidates``, best first; an empty answer means: not this tier.
 
-        Called once per tier tried. No I/O, no await, no change of its arguments; under 100 microseconds
-        for 100 candidates. What raises, returns a candidate that it was not given, or takes longer than
-        ``routing.policy_timeout_s``, is logged and counted, and ``least_loaded`` ranks that request instead.
+        Called for each attempt, with those that may be asked then. No I/O, no await, no change of its arguments; under
+        100 microseconds for 100 candidates. What raises, returns a candidate that it was not given, or takes longer
+        than ``routing.policy_timeout_s``, is logged and counted, and ``least_loaded`` ranks instead.
         """
         ...
 

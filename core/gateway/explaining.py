@@ -35,7 +35,8 @@ class ExplainedCandidate(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         tier: 1 is tried first; null: it is in none.
-        rank: in its tier, 1 is the best; null: it is not asked.
+        rank: in its tier, 1 is the best; null: it is not asked. After a failed attempt those that are left are ranked
+            anew.
         score: by what the policy ranks, lower is better; null where it does not say.
         chosen: this is where the request would go now.
         reason: why it is not asked; null when it would be, in its turn.
@@ -59,7 +60,7 @@ class ExplainedRoute(msgspec.Struct, frozen=True, kw_only=True):
         tiers: ids of the enabled deployments, best tier first.
         chosen: the replica that would be asked first, or the deployment that would be loaded; null: nobody.
         error: what the client would be told when nobody can do what is asked; null otherwise.
-        candidates: in the order in which they would be asked, then those that are not asked.
+        candidates: in the order in which they are ranked, then those that are not asked.
     """
 
     name: str

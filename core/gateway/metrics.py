@@ -82,7 +82,7 @@ _continuations = Counter(
 )
 _policy_failures = Counter(
     "policy_failures",
-    "Requests that least_loaded ranked because their policy failed.",
+    "Attempts for which least_loaded ranked because their policy failed.",
     ("policy", "reason"),
     namespace=NAMESPACE,
 )
@@ -247,7 +247,7 @@ def count_continuation(outcome: str) -> None:
 
 
 def count_policy_failure(policy: str, reason: str) -> None:
-    """Count a request that was ranked without its policy."""
+    """Count an attempt that was ranked without its policy."""
     _policy_failures.labels(policy, reason).inc()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -102,15 +102,17 @@ class Search:
             GatewayError: nobody is left, or no more attempts are allowed; the most helpful of what was met.
         """
         for tier in self._tiers:
-            asked = -1
-            while asked < self.attempts or await self._loaded_on_demand(tier):
-                asked = self.attempts  # meanwhile others may have become ready
-                candidates = deque(self._ranked(tier))
-                while candidates:
-                    answer = await self._next_of(candidates, whole=whole)
+            while True:
+                if self._unpaid is not None and self._has_askable(tier):
+                    await self._pay(self._unpaid)
+                # For each attempt: others may have become ready, and to stand in for one that failed is a turn.
+                if candidates := self._ranked(tier):
+                    answer = await self._next_of(tier, candidates, whole=whole)
                     if answer is not None:
                         self.replica, self._unpaid = answer.replica, None
                         return answer
+                elif not await self._loaded_on_demand(tier):
+                    break
         raise self._exhausted()
 
     async def whole_answer(self) -> tuple[Answer, list[EngineEvent]]:
@@ -179,6 +181,9 @@ class Search:
             and not replica.busy_for_s(self._request.estimated_prompt_tokens, now_s)
         )
 
+    def _has_askable(self, tier: Sequence[Deployment]) -> bool:
+        return any(self._is_askable(replica) for replica in self._ready([tier]))
+
     def _ranked(self, tier: Sequence[Deployment]) -> list[Replica]:
         replicas = {replica.name: replica for replica in self._ready([tier]) if self._is_askable(replica)}
         if not replicas:
@@ -188,29 +193,24 @@ class Search:
         self._left_out = self._left_out or not ranked
         return [replicas[candidate.replica] for candidate in ranked]
 
-    async def _next_of(self, candidates: deque[Replica], *, whole: bool) -> Answer | None:
+    async def _next_of(
+        self, tier: Sequence[Deployment], candidates: Sequence[Replica], *, whole: bool
+    ) -> Answer | None:
         """Ask the first candidate, or two; None: whoever was asked could not answer."""
-        replica = candidates.popleft()
-        if not self._is_askable(replica):  # time has passed since they were ranked
-            return None
-        if self._unpaid is not None:
-            await self._pay(self._unpaid)
-            if not self._is_askable(replica):
-                return None
+        first, *others = candidates
         after_s = self._route.options.hedge_after_s
-        if after_s is None or not self._may_hedge or not candidates:
-            return await self._ask(self._work(replica), whole=whole)
+        if after_s is None or not self._may_hedge or not others:
+            return await self._ask(self._work(first), whole=whole)
 
         def another() -> Work | None:
-            second = next((one for one in candidates if self._is_askable(one)), None)
-            if second is None or not self._budget.take(self._routing, self._now_s()):
+            if not any(map(self._is_askable, others)) or not self._budget.take(self._routing, self._now_s()):
                 return None
-            candidates.remove(second)
             self._may_hedge = False
-            return self._work(second)
+            ranked = self._ranked(tier)
+            return self._work(ranked[0]) if ranked else None
 
         return await hedged(
-            self._work(replica), lambda work: self._ask(work, whole=whole), after_s=after_s, another=another
+            self._work(first), lambda work: self._ask(work, whole=whole), after_s=after_s, another=another
         )
 
     async def _pay(self, reason: FailureReason) -> None:
@@ -273,7 +273,7 @@ class Search:
         """
         waited = False
         while True:
-            if any(self._is_askable(replica) for replica in self._ready([tier])):
+            if self._has_askable(tier):
                 return waited
             coming = [
                 one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 
 from core.api.messages import Finished, Load, TextDelta, Usage
 from core.api.protocols import Candidate, RouteRequest
+from core.api.specs import BackendSettings
 from core.errors import GatewayError
 from core.gateway.answer import Answer, Deadline, ReplicaFailedError
+from core.routing.policies import RoundRobin, Weighted
 from core.settings import RoutingTable
 from core.wire.control import BreakerChanged, ReplicaStatus
 from core.wire.frames import Accepted, Done, Failed, Rejected, Submit
@@ -286,6 +289,52 @@ async def test_a_request_that_kills_replicas_does_so_to_two_processes_of_each_at
 
     assert isinstance(error, GatewayError)
     assert lab.submitted == ["m@b#0", "m@b#0"]
+
+
+# --- whose turn it is
+
+
+@pytest.mark.parametrize("policy", [RoundRobin, Weighted])
+@pytest.mark.parametrize("failure", [break_engine, leave])
+async def test_the_share_of_a_replica_that_fails_is_spread(lab: Lab, policy: Any, failure: Script) -> None:
+    """Who stands in for it has had its turn, so that it is not the same one each time."""
+    lab.deployment("m@b")
+    for script in (fine, failure, fine, fine):
+        await lab.replica("m@b", script)
+    lab.routing, turns = settings(retry_burst=1000), policy(BackendSettings())
+    for _ in range(60):
+        assert await ask(lab, policy=turns) == "fine"
+
+    counts = [Counter(lab.submitted)[f"m@b#{number}"] for number in (0, 2, 3)]
+    assert (sum(counts), max(counts) - min(counts) <= 1) == (60, True)
+
+
+async def test_who_is_not_asked_for_want_of_budget_keeps_its_turn(lab: Lab) -> None:
+    lab.deployment("m@b")
+    for script in (fine, break_engine, fine, fine):
+        await lab.replica("m@b", script)
+    lab.routing, turns = settings(retry_burst=0), RoundRobin(BackendSettings())
+    for _ in range(40):
+        await ask(lab, policy=turns)
+
+    assert set(Counter(lab.submitted).values()) == {10}
+
+
+@pytest.mark.parametrize("burst", [0, 1000])
+async def test_the_turns_of_hedges_are_spread_too(lab: Lab, burst: float) -> None:
+    async def be_slow(stream: Stream, submit: Submit) -> None:
+        await asyncio.sleep(0.03)
+        await fine(stream, submit)
+
+    lab.deployment("m@b")
+    for script in (fine, be_slow, fine, fine):
+        await lab.replica("m@b", script)
+    lab.routing, turns = settings(retry_burst=burst), RoundRobin(BackendSettings())
+    for _ in range(24):
+        assert await ask(lab, policy=turns, options={"hedge_after_s": 0.01}) == "fine"
+
+    counts = [Counter(lab.submitted)[f"m@b#{number}"] for number in (0, 2, 3)]
+    assert max(counts) - min(counts) <= 2
 
 
 # --- Retry-After of replicas
