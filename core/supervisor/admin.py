@@ -94,6 +94,10 @@ class Administration:
         """
         return self._in_effect(*self._sensible(configured, self._store.load(), number=1))
 
+    def close(self) -> None:
+        """Nothing will be changed any more: another gateway may keep its changes in the same file."""
+        self._store.close()
+
     async def execute(self, command: Change | Operate | Reload, who: Subordinate) -> AdminReply:
         """Do what is commanded, or say why not; never raises."""
         async with self._one_at_a_time:
@@ -126,6 +130,10 @@ class Administration:
     # --- changes
 
     async def _change(self, command: Change, who: Subordinate) -> Overrides:
+        if not self._store.owned:
+            await self._read_again(who)
+        if self._store.problem:
+            raise RefusedError(409, "not_kept", f"Nothing was changed: {self._store.problem}.")
         before = who.generation
         kept = joined(self._dormant, before.overrides)
         wanted = apply(kept, command, self._known(before))
@@ -146,6 +154,17 @@ class Administration:
         self._events.add("overrides", data=msgspec.to_builtins(wanted))
         await who.take_over(generation)
         return wanted
+
+    async def _read_again(self, who: Subordinate) -> None:
+        """Go over to what is kept, if it could not be read before or another gateway may have changed it."""
+        before = who.generation
+        kept = await asyncio.to_thread(self._store.load, to_change=True)
+        if self._store.problem or kept == joined(self._dormant, before.overrides):
+            return
+        generation = self._in_effect(*self._sensible(before.configured, kept, number=before.number + 1))
+        _log.info("generation %d: what was changed at run time was read again", generation.number)
+        self._events.add("overrides", data=msgspec.to_builtins(kept))
+        await who.take_over(generation)
 
     def _known(self, generation: Generation) -> Known:
         offered = {alias for one in generation.table.deployments.values() for alias in one.spec.aliases}
@@ -202,6 +221,8 @@ class Administration:
             )
             _log.error("the configuration is not read again. %s", message)
             raise RefusedError(409, "no_configuration", message)
+        if self._store.problem and not dry_run:
+            await self._read_again(who)
         before = who.generation
         try:
             read = await asyncio.to_thread(self._read_settings)

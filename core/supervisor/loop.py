@@ -223,6 +223,7 @@ class Supervisor:
 
     def _stop(self, event: Stop) -> None:
         self.stopping = True
+        self._admin.close()
         if self._running:
             self._feed_all(event)
             self._control.publish()

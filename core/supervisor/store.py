@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
+import os
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,29 +37,51 @@ class StoreError(RuntimeError):
 class OverrideStore:
     """Reads and writes the file ``path``, which is made at the first change. Blocks, for milliseconds.
 
-    A file that cannot be read is left as it is: nothing is ever written over it.
+    A file that cannot be read is left as it is: nothing is ever written over it. One gateway at a time keeps its
+    changes in it: a lock on a file beside it, ``<path>.lock``, ends with the process, or with `close`.
+
+    Attributes:
+        problem: why nothing can be kept, for people; empty when nothing is wrong.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._unreadable = ""
+        self._claim: weakref.finalize[[int], OverrideStore] | None = None
+        self.problem = ""
 
-    def load(self) -> Overrides:
-        """Return what is kept; nothing, with a word in the log, when the file cannot be read."""
-        self._unreadable = ""
-        if not self._path.exists():
-            return Overrides()
-        try:
-            with self._opened() as database:
-                return _read(database)
-        except (sqlite3.Error, OSError, msgspec.MsgspecError, ValueError, TypeError, StoreError) as error:
-            self._unreadable = f"{self._path} cannot be read: {error}"
-            _log.error(
-                "%s. The gateway runs as configured, without what was changed at run time, and takes no changes. "
-                "Repair the file or move it away, then restart the gateway",
-                self._unreadable,
-            )
-            return Overrides()
+    @property
+    def owned(self) -> bool:
+        """Whether nobody else has changed the file since it was read, or can."""
+        return self._claim is not None and not self.problem
+
+    def load(self, *, to_change: bool = False) -> Overrides:
+        """Return what is kept; when something is wrong, the log and `problem` say what.
+
+        Nothing is returned of a file that cannot be read. Unless ``to_change``, nothing is locked that is not there.
+        """
+        self.problem, kept = "", Overrides()
+        there = self._path.exists()
+        if (there or to_change) and self._claim is None:
+            self._lock()
+        if there:
+            try:
+                with self._opened() as database:
+                    kept = _read(database)
+            except (sqlite3.Error, OSError, msgspec.MsgspecError, ValueError, TypeError, StoreError) as error:
+                self.problem = (
+                    f"{self._path} cannot be read: {error}; repair it or move it away, then: python -m core reload"
+                )
+                _log.error("%s. Until then the gateway runs without what was changed at run time", self.problem)
+                return Overrides()
+        if self.problem:
+            _log.error("%s. Until then this gateway runs by what is kept there, and takes no changes", self.problem)
+        return kept
+
+    def close(self) -> None:
+        """Let another gateway have the file."""
+        if self._claim is not None:
+            self._claim()
+            self._claim = None
 
     def save(self, overrides: Overrides) -> None:
         """Keep ``overrides`` instead of what was kept before: all of them, or none.
@@ -64,9 +89,8 @@ class OverrideStore:
         Raises:
             StoreError: they could not be kept.
         """
-        if self._unreadable:
-            msg = f"{self._unreadable}; repair it or move it away, then restart the gateway"
-            raise StoreError(msg)
+        if self.problem:
+            raise StoreError(self.problem)
         try:
             with self._opened() as database, database:
                 database.execute("BEGIN IMMEDIATE")
@@ -77,6 +101,30 @@ class OverrideStore:
         except (sqlite3.Error, OSError) as error:
             msg = f"{self._path} cannot be written: {error}"
             raise StoreError(msg) from error
+
+    def _lock(self) -> None:
+        lock = self._path.with_name(f"{self._path.name}.lock")
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)  # no child inherits it
+        except OSError:
+            return  # nor can anything be written there
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+            os.close(descriptor)
+            self.problem = (
+                f"another gateway keeps its changes in {self._path} (process {owner}); give this one a file of its own "
+                "(admin.database), or end the other"
+            )
+            return
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            return
+        self._claim = weakref.finalize(self, os.close, descriptor)
+        with contextlib.suppress(OSError):  # a full disk
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:

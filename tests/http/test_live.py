@@ -111,6 +111,28 @@ def test_changes_outlive_the_supervisor_and_the_gateway(start, eventually, tmp_p
         assert shown["priority"] == 1
 
 
+def test_two_gateways_do_not_overwrite_each_others_changes(start, eventually, tmp_path) -> None:
+    """The second says so and serves; when the first ends, however it does, the second may change what is kept."""
+    config = f'{TWO_TIERS}[admin]\ndatabase = "{tmp_path}/shared.sqlite3"\n'
+    with start(config) as second:
+        with start(config) as first:
+            eventually(lambda: healthy(first) and healthy(second))
+            assert patch(first, "/deployments/first@echo", {"priority": 1}).status_code == 200
+            refused = patch(second, "/deployments/first@echo", {"weight": 2.0})
+            assert refused.status_code == 409
+            message = refused.json()["error"]["message"]
+            assert f"another gateway keeps its changes in {tmp_path}/shared.sqlite3" in message
+            assert f"(process {first.one('core.supervisor').pid})" in message
+            assert "takes no changes" in second.log.read_text()
+            first.one("core.supervisor").kill()
+            eventually(lambda: healthy(first))
+            assert patch(first, "/deployments/first@echo", {"priority": 2}).status_code == 200, "its own is free again"
+        assert patch(second, "/deployments/first@echo", {"weight": 2.0}).status_code == 200
+        with httpx.Client(base_url=second.url) as client:
+            shown = client.get("/admin/v1/deployments/first@echo").json()
+        assert (shown["priority"], shown["weight"]) == (2, 2.0)
+
+
 @pytest.mark.parametrize("options", [("--workers", "2"), ("--single-process",)])
 def test_sighup_reads_the_configuration_again(start, eventually, tmp_path, options) -> None:
     """What is new starts, what is unchanged keeps its process, and a broken file changes nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from dataclasses import replace
 
 import pytest
@@ -112,6 +113,52 @@ async def test_a_change_that_cannot_be_kept_is_not_made(tmp_path):
     assert (reply.status, reply.code) == (409, "not_kept")
     assert reply.message.startswith("Nothing was changed: ")
     assert (house.generation is before, house.events.after(0)) == (True, [])
+
+
+def locked(database) -> sqlite3.Connection:
+    """Somebody else's connection, which lets nobody read until it is closed."""
+    OverrideStore(database).save(Overrides(aliases={"x": ("a",)}))
+    other = sqlite3.connect(database, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    return other
+
+
+@pytest.mark.parametrize("command", [Change(reset=("*",)), Change(backends={"echo": None})])
+async def test_nothing_is_taken_back_of_what_cannot_be_read(tmp_path, monkeypatch, command):
+    monkeypatch.setattr("core.supervisor.store._LOCKED_S", 0.01)
+    other = locked(tmp_path / "overrides.sqlite3")
+    house = House(tmp_path)
+    reply = await house(command)
+    assert (reply.status, reply.code) == (409, "not_kept")
+    assert "cannot be read" in reply.message
+    other.close()
+    assert OverrideStore(house.database).load().aliases == {"x": ("a",)}
+
+
+@pytest.mark.parametrize("command", [Reload(), priority(7)])
+async def test_what_could_not_be_read_at_the_start_is_read_with_the_next_command(tmp_path, monkeypatch, command):
+    monkeypatch.setattr("core.supervisor.store._LOCKED_S", 0.01)
+    other = locked(tmp_path / "overrides.sqlite3")
+    house = House(tmp_path, settings=Settings())
+    assert "x" not in house.generation.table.aliases
+    other.close()
+    assert (await house(command)).status == 200
+    assert house.generation.table.aliases["x"].targets
+    assert OverrideStore(house.database).load() == house.generation.overrides
+
+
+async def test_a_gateway_whose_file_is_anothers_takes_no_changes_until_that_is_gone(tmp_path):
+    """And then it goes on from what the other has left."""
+    first, second = House(tmp_path), House(tmp_path)
+    assert (await first(priority(7))).status == 200
+    for command in (Change(deployments={"a@echo": {"weight": 2.0}}), Change(reset=("*",))):
+        reply = await second(command)
+        assert (reply.status, reply.code) == (409, "not_kept")
+        assert "another gateway keeps its changes" in reply.message
+    first.admin.close()
+    reply = await second(Change(deployments={"a@echo": {"weight": 2.0}}))
+    assert json.loads(reply.body) == {"deployments": {"a@echo": {"priority": 7, "weight": 2.0}}}
+    assert second.generation.table.deployments["a@echo"].spec.priority == 7
 
 
 async def test_changes_are_made_one_after_another(house):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
@@ -46,7 +51,7 @@ def test_what_was_saved_is_loaded_by_the_next_one(path):
 def test_the_file_is_made_at_the_first_change(path):
     store = OverrideStore(path)
     assert store.load() == Overrides()
-    assert not path.exists()
+    assert list(path.parent.iterdir()) == []
     store.save(ALL)
     assert path.exists()
 
@@ -55,6 +60,60 @@ def test_a_file_that_was_never_written_to_the_end_is_empty(path):
     path.touch()
     store = OverrideStore(path)
     assert store.load() == Overrides()
+    store.save(ALL)
+    assert OverrideStore(path).load() == ALL
+
+
+def test_one_gateway_at_a_time_changes_a_file(path, caplog):
+    """The other runs by what is kept, is told what to do, and may change it when the first is gone."""
+    first, second = OverrideStore(path), OverrideStore(path)
+    assert first.load(to_change=True) == Overrides()
+    first.save(ALL)
+    assert (first.owned, second.load(), second.owned) == (True, ALL, False)
+    for words in (str(path), f"process {os.getpid()}", "admin.database", "takes no changes"):
+        assert words in caplog.text
+    with pytest.raises(StoreError, match="another gateway"):
+        second.save(Overrides())
+    assert first.load() == ALL
+    first.close()
+    assert second.load(to_change=True) == ALL
+    assert second.owned
+    second.save(Overrides())
+    assert not first.owned
+
+
+def test_a_file_is_free_when_its_gateway_was_killed_whatever_that_has_started(path):
+    script = """if True:
+        import pathlib, subprocess, sys
+        from core.supervisor.store import OverrideStore
+        store = OverrideStore(pathlib.Path(sys.argv[1]))
+        store.load(to_change=True)
+        child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, close_fds=False)
+        print(child.pid, flush=True)
+        sys.stdin.read()
+    """
+    command = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        child = int(owner.stdout.readline())
+        try:
+            store = OverrideStore(path)
+            store.load(to_change=True)
+            assert f"process {owner.pid}" in store.problem
+            owner.kill()
+            owner.wait()
+            store.load(to_change=True)
+            assert store.owned
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_where_nothing_can_be_locked_changes_are_kept_all_the_same(path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    store = OverrideStore(path)
+    assert store.load(to_change=True) == Overrides()
     store.save(ALL)
     assert OverrideStore(path).load() == ALL
 
