@@ -18,6 +18,7 @@ from core.supervisor.reload import difference, with_what_stays
 from core.supervisor.replica import Replica
 from core.supervisor.replica_events import DrainOrdered, LoadOrdered, RestartOrdered, UnloadOrdered
 from core.supervisor.store import OverrideStore, StoreError
+from core.supervisor.words import what_changed
 from core.wire.control import Action, AdminReply, Change, Operate, Overrides, Reload
 from core.words import did_you_mean
 
@@ -150,7 +151,7 @@ class Administration:
             _log.error("%s", error)
             raise RefusedError(409, "not_kept", f"Nothing was changed: {error}.") from error
         self._dormant = dormant
-        _log.info("generation %d: changed at run time: %s", generation.number, msgspec.json.encode(wanted).decode())
+        _log.info("generation %d: changed at run time: %s", generation.number, what_changed(kept, wanted))
         self._events.add("overrides", data=msgspec.to_builtins(wanted))
         await who.take_over(generation)
         return wanted

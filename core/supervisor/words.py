@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import msgspec
+
 from core.api.protocols import ReplicaExit
 from core.supervisor.replica import Replica
+from core.wire.control import Overrides
 
-__all__ = ["describe_end", "log_line", "why_not_replaced", "why_stopped"]
+__all__ = ["describe_end", "log_line", "what_changed", "why_not_replaced", "why_stopped"]
 
 _REASON_LINES = 3
 _REMEDY = "remove the cause, or undo the change"
@@ -44,6 +47,16 @@ def why_not_replaced(awaited: Replica) -> str:
     how = f"{awaited.state}: {awaited.reason}" if awaited.reason else awaited.state
     remedy = "" if awaited.process else f"; {_REMEDY}"
     return f"to be replaced when {awaited.name} is ready, which is {how}{remedy}"
+
+
+def what_changed(before: Overrides, after: Overrides) -> str:
+    """Return the overrides that are new or others, as JSON; null: taken back."""
+    told = {}
+    for kind in Overrides.__struct_fields__:
+        old, new = getattr(before, kind), getattr(after, kind)
+        if names := sorted(name for name in old | new if old.get(name) != new.get(name)):
+            told[kind] = {name: new.get(name) for name in names}
+    return msgspec.json.encode(told).decode()
 
 
 def log_line(before: Replica, after: Replica, *, now_s: float, log_dir: Path) -> tuple[int, str]:

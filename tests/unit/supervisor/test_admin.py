@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sqlite3
 from dataclasses import replace
 
@@ -96,6 +97,20 @@ async def test_a_change_is_kept_told_and_in_effect(house):
     assert house.generation.table.deployments["a@echo"].spec.priority == 7
     assert OverrideStore(house.database).load() == house.generation.overrides
     assert [(one.kind, one.data) for one in house.events.after(before)] == [("overrides", json.loads(reply.body))]
+
+
+async def test_the_log_tells_what_a_change_changes_and_not_all_that_was_changed_before(house, caplog):
+    caplog.set_level(logging.INFO)
+    await house(Change(deployments={"a@echo": {"priority": 7, "weight": 2.0}}, backends={"echo": True}))
+    caplog.clear()
+    await house(Change(deployments={"a@echo": {"weight": None}}, aliases={"x": ("a",)}))
+    told = 'changed at run time: {"deployments":{"a@echo":{"priority":7}},"aliases":{"x":["a"]}}'
+    assert caplog.messages == [f"generation 3: {told}"]
+    caplog.clear()
+    await house(Change(reset=("a@echo", "@echo")))
+    assert caplog.messages == [
+        'generation 4: changed at run time: {"deployments":{"a@echo":null},"backends":{"echo":null}}'
+    ]
 
 
 async def test_a_change_that_changes_nothing_makes_no_generation(house):
