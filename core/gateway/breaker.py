@@ -47,6 +47,8 @@ class Breaker:
         self._probes = 0
         self._refused: tuple[str, float] = ("", 0.0)
         self._dead = ""
+        self._process = ""
+        self._may_hurry = False
 
     def admits(self, now_s: float) -> bool:
         """Whether a request may be sent there now."""
@@ -65,6 +67,19 @@ class Breaker:
         self.state = "half_open"
         self._probes += 1
         return self._probes
+
+    def began(self, process: str, now_s: float) -> bool:
+        """A process has become ready; return whether it may be probed sooner for that: the failures were another's.
+
+        That is so once for failures that opened the breaker. If the probe fails, its successors wait as long as anybody:
+        processes that end with their first request shall not cost a request each.
+        """
+        successor = process != self._process != ""
+        self._process = process
+        if not successor or self.admits(now_s) or self.state != "open" or not self._may_hurry:
+            return False
+        self._probe_at_s, self._may_hurry = now_s, False
+        return True
 
     def greeted(self, process: str) -> None:
         """A process has greeted on a new connection: it lives, so that its next break is another one."""
@@ -101,6 +116,7 @@ class Breaker:
             if len(self._failed_at_s) >= limits.breaker_failures:
                 count, within_s = len(self._failed_at_s), limits.breaker_window_s
                 reason = f"{count} failures within {within_s:g} s, the last one: {_TOLD[kind]}"
+                self._may_hurry = True
                 self._open(reason, now_s, min(limits.breaker_open_s, limits.breaker_open_max_s))
         return True
 

@@ -254,6 +254,8 @@ class Fleet:
                         breaker=self.breakers[one.replica],
                         output_tokens=self._output_tokens[name],
                     )
+                    if replica.breaker.began(one.socket, asyncio.get_running_loop().time()):
+                        breaker_changed(one.replica, "open", 0.0)
                 replica.deployment, replica.status = deployment, one
                 if one.load.steps >= replica.load.steps:  # else it is older than the replica's last word to us
                     replica.load = one.load

@@ -167,6 +167,47 @@ def test_what_was_begun_before_it_opened_changes_nothing() -> None:
     assert (made.state, made.admits(4.0)) == ("half_open", False)
 
 
+def test_the_successor_of_a_process_that_opened_it_is_probed_at_once() -> None:
+    made = breaker()
+    assert not made.began("a", 0.0)
+    for _ in range(3):
+        made.failed("engine", 0.0, LIMITS, process="a")
+    assert not made.began("a", 1.0), "the supervisor came back, and tells of the same process"
+
+    assert made.began("b", 1.0)
+    assert (made.state, made.admits(1.0)) == ("open", True)
+    probe = made.enter()
+    assert not made.admits(1.0)
+    made.succeeded(probe)
+    assert made.state == "closed"
+
+
+def test_what_opened_it_is_not_forgotten_for_a_successor() -> None:
+    made = opened()
+    made.began("a", 0.0)
+    made.began("b", 1.0)
+    made.failed("death", 1.0, LIMITS, probe=made.enter(), process="b")
+
+    assert (made.state, made.probe_in_s(1.0)) == ("open", 8.0)
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_processes_that_end_with_their_first_request_cost_one_request_and_not_one_each(answers: bool) -> None:
+    """Whether they give a first event before or not: from the second successor on, it is the time that counts."""
+    made, probes_at_s = opened(), []
+    for number in range(100):
+        now_s = number / 2
+        made.began(f"process {number}", now_s)
+        if made.admits(now_s):
+            probes_at_s.append(now_s)
+            probe = made.enter()
+            if answers:
+                made.succeeded(probe)
+            made.failed("death", now_s, LIMITS, probe=probe, process=f"process {number}")
+
+    assert probes_at_s == [0.5, 8.5, 18.5, 28.5, 38.5, 48.5]
+
+
 def test_jitter_only_shortens() -> None:
     made = Breaker(draw=lambda: 1.0)
     for _ in range(3):
@@ -185,6 +226,12 @@ class AnyHistory(RuleBasedStateMachine):
         self.running: list[int] = []
         self.failures_at_s: list[float] = []
         self.opened_at_s = 0.0
+
+    @rule(process=st.text("ab"))
+    def another_process_is_ready(self, process: str) -> None:
+        before = self.breaker.state
+        assert not self.breaker.began(process, self.now_s) or self.breaker.admits(self.now_s)
+        assert self.breaker.state == before
 
     @rule(seconds=st.floats(0, 30))
     def wait(self, seconds: float) -> None:

@@ -543,6 +543,40 @@ async def test_the_breaker_outlives_the_process(lab: Lab) -> None:
     assert replica(lab).breaker is breaker
 
 
+async def test_the_successor_of_a_broken_engine_is_asked_as_soon_as_it_is_ready(lab: Lab) -> None:
+    """The engine broke with many requests running; each failed, and that is no matter of the next process."""
+
+    async def break_with_the_others(stream: Stream, _submit: Submit) -> None:
+        stream.send(Accepted(load=Load()))
+        await until(lambda: len(lab.submitted) == 8)
+        stream.send(Failed(reason="engine", message="it broke"))
+
+    lab.deployment("m@b")
+    lab.routing = settings(breaker_failures=5, breaker_open_s=60)
+    await lab.replica("m@b", break_with_the_others)
+    await asyncio.gather(*(ask(lab) for _ in range(8)))
+    breaker = replica(lab).breaker
+    assert breaker.state == "open"
+    lab.set("m@b", "starting")
+    await lab.replica("m@b", fine)
+
+    assert [await ask(lab) for _ in range(3)] == ["fine"] * 3
+    assert breaker.state == "closed"
+
+
+async def test_no_storm_follows_each_successor_in_a_crash_loop(lab: Lab) -> None:
+    lab.deployment("m@b")
+    lab.routing = settings(breaker_failures=2, breaker_open_s=60)
+    for _ in range(6):
+        lab.set("m@b", "starting")
+        await lab.replica("m@b", die)
+        await asyncio.gather(*(ask(lab) for _ in range(8)))
+
+    # Two open it, however many each of them cut; the third is probed by one request, and then nobody goes there.
+    assert lab.fleet.breakers["m@b#0"].state == "open"
+    assert len(lab.submitted) == 8 + 8 + 1
+
+
 async def test_an_open_breaker_makes_room_for_the_next_tier(lab: Lab) -> None:
     lab.deployment("m@b")
     lab.deployment("low@b")
