@@ -71,8 +71,8 @@ class Breaker:
     def began(self, process: str, now_s: float) -> bool:
         """A process has become ready; return whether it may be probed sooner for that: the failures were another's.
 
-        That is so once for failures that opened the breaker. If the probe fails, its successors wait as long as anybody:
-        processes that end with their first request shall not cost a request each.
+        That is so once after failures opened the breaker. If that probe fails, the processes after it wait as long as
+        any: those that end with their first request shall not cost a request each.
         """
         successor = process != self._process != ""
         self._process = process
