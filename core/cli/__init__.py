@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_command(add)
     puller = add("pull", pull.pull_names, "fetch the weights of models", json=True)
     puller.add_argument("names", nargs="+", metavar="NAME", help="a model, an alias, or model@backend")
+    puller.add_argument("--end-with-stdin", action="store_true", help="end when standard input does")
     admin.add_commands(add)
     chatter = add("chat", chat.chat, "talk to a model of the running gateway", json=False)
     chatter.add_argument("--url", default="http://127.0.0.1:8080", help="the gateway; default: %(default)s")

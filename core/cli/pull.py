@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
-from contextlib import closing
+import threading
+from contextlib import closing, suppress
 
 from core.api.errors import PreparationError
 from core.cli.common import CommandError, assemble
@@ -23,6 +26,8 @@ def pull_names(arguments: argparse.Namespace) -> int:
 
     With ``--json``, ``progress`` events, then exactly one ``done`` or ``error``.
     """
+    if arguments.end_with_stdin:
+        threading.Thread(target=_end_with_stdin, name="end-with-stdin", daemon=True).start()
     settings, _, table = assemble(arguments)
     try:
         deployments = {one.id: one for name in arguments.names for one in deployments_to_pull(table, name)}
@@ -43,6 +48,17 @@ def pull_names(arguments: argparse.Namespace) -> int:
         outcome = {"pulled": pulled, "failed": failures}
         print_event("error" if failures else "done", **outcome)
     return int(bool(failures))
+
+
+def _end_with_stdin() -> None:
+    """Wait until whoever holds the other end of standard input is gone, then end as SIGTERM does.
+
+    With all that this process has started, if its process group is its own.
+    """
+    with suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os.kill(0 if os.getpgrp() == os.getpid() else os.getpid(), signal.SIGTERM)
 
 
 def _pull(deployment: Deployment, weights: WeightsTable, *, as_json: bool) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -228,6 +229,21 @@ def test_who_is_restarted_goes_on_with_the_settings_in_effect(start, eventually,
         for _ in range(10):
             assert served_by(gateway, "only") == "second@echo#0"
             assert gateway.chat(model="both").status_code == 404
+
+
+def test_a_pull_ends_with_its_http_worker(start, eventually) -> None:
+    """However that ends; a server that never answers keeps the pull busy."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        source = f"http://127.0.0.1:{silent.getsockname()[1]}/x.gguf#sha256={'0' * 64}"
+        with start(f'[deployments."big@echo"]\nsource = "{source}"\n') as gateway:
+            (worker,) = gateway.http_workers()
+            url = f"{gateway.url}/admin/v1/pull"
+            with httpx.stream("POST", url, json={"name": "big"}, timeout=30) as response:
+                assert response.status_code == 200
+                silent.accept()[0].close()  # it runs, and will try again
+                (pull,) = [one for one in worker.children() if "pull" in one.cmdline()]
+                worker.kill()
+                eventually(lambda: not pull.is_running())
 
 
 def test_sighup_to_an_http_worker_does_nothing(start, eventually) -> None:

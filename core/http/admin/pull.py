@@ -58,16 +58,18 @@ async def pull(request: Request) -> HTTPResponse | None:
 
 
 async def _start(deployments: list[str]) -> Process:
-    # A session of its own: what it starts itself ends with it.
+    # A session of its own: what it starts itself ends with it. Nothing is written to its standard input, whose end
+    # tells it that this HTTP worker is gone, however it went.
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "core",
         "pull",
         "--json",
+        "--end-with-stdin",
         "--",
         *deployments,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,
         limit=_LONGEST_LINE_BYTES,

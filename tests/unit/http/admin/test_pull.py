@@ -81,7 +81,7 @@ async def test_an_alias_is_resolved_by_what_was_changed_at_run_time(lab, script,
     finally:
         del os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
-    assert (tmp_path / "arguments").read_text() == "-m core pull --json -- org/big@echo echo@echo\n"
+    assert (tmp_path / "arguments").read_text() == "-m core pull --json --end-with-stdin -- org/big@echo echo@echo\n"
     assert "PROMETHEUS" not in (tmp_path / "environment").read_text()
 
 
