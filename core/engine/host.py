@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 _Stream = FrameStream[ToReplica]
 _LAST_WORDS_S = 1.0
-_FAREWELL_S = 1.0
+_FAREWELL_S = 0.5
 _BROKEN_S = 1.0
 """How long requests may stay in an engine that broke: it will tell them the same."""
 _RETRY_AFTER_MIN_S, _RETRY_AFTER_MAX_S = 1.0, 60.0
