@@ -12,6 +12,7 @@ import pytest
 
 from core.api.messages import Load
 from core.settings import SettingsError
+from core.supervisor.store import OverrideStore
 from core.wire.control import Change, Operate, Reload
 from core.wire.frames import PROTOCOL, Accepted, FromReplica, Hello, Rejected, Submit, Welcome
 from core.wire.stream import PeerGoneError, connect
@@ -220,6 +221,22 @@ async def test_unloading_gives_running_requests_the_drain_time(house, echo, subm
     await here.until("stopped", within_s=10)
     with pytest.raises((PeerGoneError, AssertionError)):
         await asyncio.wait_for(end(), 5)
+
+
+async def test_a_gateway_that_shuts_down_lets_its_successor_have_the_changes(house, echo, submit):
+    """At once, not when the last request has ended."""
+    here = await house(echo(tokens=10_000, tokens_per_s=20))
+    before = await here.until("ready")
+    await submit(before.socket)
+    await here.change(priority=7)
+    successor = OverrideStore(here.run_dir.parent / "overrides.sqlite3")
+    successor.load()
+    assert "another gateway" in successor.problem
+    here.supervisor.stop()
+    assert successor.load().deployments["echo@echo"].priority == 7
+    assert successor.owned
+    assert here.replica().state == "draining"
+    here.supervisor.kill()
 
 
 @pytest.mark.parametrize("load", ["startup", "on_demand"])
