@@ -64,7 +64,7 @@ class Gateway:
     def take_over(self, configuration: Configuration) -> None:
         """Go on by what the supervisor runs by. If that is not possible here, say so and stay."""
         try:
-            generation = receive_generation(self.registry, configuration)
+            generation = receive_generation(self.registry, configuration, before=self.generation)
             policies = make_policies(self.registry, generation.settings, generation.table)
         except Exception as error:  # noqa: BLE001 - plugins check their own settings, and may raise anything
             _log.error(

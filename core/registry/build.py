@@ -15,6 +15,7 @@ from core.api.protocols import Launcher, Observer, Policy
 from core.api.specs import LauncherSpec, PolicySpec
 from core.registry.registry import Registry
 from core.routing.deployments import Declared
+from core.routing.routes import has_own_policy
 from core.routing.table import Table, assemble
 from core.routing.words import how_to_get
 from core.settings import PluginsTable, RouteTable, Settings, SettingsError
@@ -29,8 +30,8 @@ _Choices = Mapping[str, Declared[PolicySpec]] | Mapping[str, Declared[LauncherSp
 _Tables = Mapping[str, dict[str, Any]]
 
 
-def build_table(registry: Registry, settings: Settings) -> Table:
-    """Assemble the alias table, and check every setting that belongs to a plugin.
+def build_table(registry: Registry, settings: Settings, *, before: Table | None = None) -> Table:
+    """Assemble the alias table, and check every setting that belongs to a plugin; ``before`` as in `assemble`.
 
     Raises:
         SettingsError: a name that no loaded plugin brings, or a value that its plugin refuses; all mistakes,
@@ -55,7 +56,13 @@ def build_table(registry: Registry, settings: Settings) -> Table:
         ),
     ]
     try:
-        table = assemble(backends=registry.backends, models=registry.models, settings=settings, not_loaded=not_loaded)
+        table = assemble(
+            backends=registry.backends,
+            models=registry.models,
+            settings=settings,
+            not_loaded=not_loaded,
+            before=before,
+        )
     except SettingsError as error:
         mistakes.append(str(error))
     if mistakes:
@@ -80,7 +87,8 @@ def make_policies(registry: Registry, settings: Settings, table: Table) -> Mappi
     """
     policies: dict[str, Policy] = {}
     mistakes = []
-    for key in sorted({"", *(route.policy_key for route in table.routes.values())}):
+    own = (key for key, route in settings.routes.items() if key in table.routes and has_own_policy(route))
+    for key in ("", *sorted(own)):
         try:
             policies[key] = _policy(registry, settings, key)
         except SettingsError as error:

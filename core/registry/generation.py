@@ -26,6 +26,7 @@ class Generation:
         overrides: what was changed at run time.
         settings: the settings in effect.
         table: the alias table of ``settings``.
+        as_json: ``configured`` as other processes are told it.
     """
 
     number: int
@@ -33,41 +34,57 @@ class Generation:
     overrides: Overrides
     settings: Settings
     table: Table
+    as_json: bytes
 
     def configuration(self) -> Configuration:
         """Return what other processes build the same generation of, with `receive_generation`."""
-        settings = self.configured.model_dump_json().encode()
-        return Configuration(generation=self.number, settings=settings, overrides=self.overrides)
+        return Configuration(generation=self.number, settings=self.as_json, overrides=self.overrides)
 
 
 def build_generation(
-    registry: Registry, configured: Settings, overrides: Overrides | None = None, *, number: int = 0
+    registry: Registry,
+    configured: Settings,
+    overrides: Overrides | None = None,
+    *,
+    number: int = 0,
+    before: Generation | None = None,
 ) -> Generation:
     """Build a generation; the same in every process with the same plugins.
+
+    With another generation, ``before``, it is built sooner, and comes out the same.
 
     Raises:
         SettingsError: settings and overrides make no table; all mistakes, one a line.
     """
+    same = before if before and before.configured is configured else None
     overrides = overrides or Overrides()
-    settings = effective(configured, overrides)
+    settings = effective(configured, overrides, before=(same.overrides, same.settings) if same else None)
     return Generation(
         number=number,
         configured=configured,
         overrides=overrides,
         settings=settings,
-        table=build_table(registry, settings),
+        table=build_table(registry, settings, before=before.table if before else None),
+        as_json=same.as_json if same else configured.model_dump_json().encode(),
     )
 
 
-def receive_generation(registry: Registry, configuration: Configuration) -> Generation:
-    """Build the generation that the supervisor runs by.
+def receive_generation(
+    registry: Registry, configuration: Configuration, *, before: Generation | None = None
+) -> Generation:
+    """Build the generation that the supervisor runs by; ``before`` as in `build_generation`.
 
     Raises:
         SettingsError: the plugins of this process make no table of it.
     """
-    try:
-        # Values, not a source of settings: neither the environment nor a file is read again.
-        configured = Settings.model_validate_json(configuration.settings)
-    except ValidationError as error:
-        raise SettingsError(str(error)) from error
-    return build_generation(registry, configured, configuration.overrides, number=configuration.generation)
+    if before and before.as_json == configuration.settings:
+        configured = before.configured
+    else:
+        try:
+            # Values, not a source of settings: neither the environment nor a file is read again.
+            configured = Settings.model_validate_json(configuration.settings)
+        except ValidationError as error:
+            raise SettingsError(str(error)) from error
+    return build_generation(
+        registry, configured, configuration.overrides, number=configuration.generation, before=before
+    )

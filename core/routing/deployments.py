@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import msgspec
 from pydantic import BaseModel, ValidationError
 
 from core.api.errors import SpecError
@@ -22,6 +24,8 @@ CONFIGURATION = "configuration"
 SpecT = TypeVar("SpecT")
 
 _LIMITS = LimitsTable()
+_NO_TABLE = DeploymentTable()
+_NO_BACKEND_TABLE = BackendTable()
 _SPEC_KEYS = DeploymentTable.model_fields.keys() & {field.name for field in dataclasses.fields(ModelSpec)}
 
 
@@ -83,17 +87,37 @@ class Deployment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deployments:
-    """What `build_deployments` found.
+    """What `build_deployments` found, and in what: ``backends``, ``models`` and ``settings`` are as they were given.
 
     Attributes:
         by_id: sorted by id.
+        digests: of each, by id: hex SHA-256 of all that decides where its requests go and how its replicas run.
         left_out: declared ids whose backend is missing, and why.
         mistakes: of the configuration, one a line.
     """
 
+    backends: Mapping[str, Declared[BackendSpec]]
+    models: Sequence[Declared[ModelSpec]]
+    settings: Settings
     by_id: Mapping[str, Deployment]
+    digests: Mapping[str, str]
     left_out: Mapping[str, str]
     mistakes: tuple[str, ...]
+
+    def still(
+        self, backends: Mapping[str, Declared[BackendSpec]], models: Sequence[Declared[ModelSpec]], settings: Settings
+    ) -> Mapping[str, Deployment]:
+        """Return those that come out the same of what is given now: they are made of the very same objects."""
+        then = self.settings
+        if backends is not self.backends or models is not self.models or settings.limits != then.limits:
+            return {}
+        names = settings.backends.keys() | then.backends.keys()
+        moved = {name for name in names if settings.backends.get(name) is not then.backends.get(name)}
+        return {
+            name: one
+            for name, one in self.by_id.items()
+            if settings.deployments.get(name) is then.deployments.get(name) and one.spec.backend not in moved
+        }
 
 
 def build_deployments(
@@ -101,14 +125,30 @@ def build_deployments(
     models: Sequence[Declared[ModelSpec]],
     settings: Settings,
     not_loaded: Mapping[str, str],
+    *,
+    before: Deployments | None = None,
 ) -> Deployments:
-    """Apply ``[backends.*]`` and ``[deployments.*]`` to what is declared."""
+    """Apply ``[backends.*]`` and ``[deployments.*]`` to what is declared.
+
+    ``before`` was built without a mistake; what is still the same is taken from it.
+    """
     builder = _Builder(backends, models, settings, not_loaded)
     builder.check_backend_tables()
+    still = before.still(backends, models, settings) if before else {}
     for name in sorted(builder.declared.keys() | settings.deployments.keys()):
-        builder.add(name)
-    mistakes = dict.fromkeys(builder.mistakes)  # a wrong [backends.x] is met by each of its deployments
-    return Deployments(by_id=builder.built, left_out=builder.left_out, mistakes=tuple(mistakes))
+        if before and name in still:
+            builder.built[name], builder.digests[name] = still[name], before.digests[name]
+        else:
+            builder.add(name)
+    return Deployments(
+        backends=backends,
+        models=models,
+        settings=settings,
+        by_id=builder.built,
+        digests=builder.digests,
+        left_out=builder.left_out,
+        mistakes=tuple(dict.fromkeys(builder.mistakes)),  # a wrong [backends.x] is met by each of its deployments
+    )
 
 
 class _Builder:
@@ -121,6 +161,7 @@ class _Builder:
     ) -> None:
         self.declared = {model.spec.deployment: model for model in models}
         self.built: dict[str, Deployment] = {}
+        self.digests: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
         self.mistakes: list[str] = []
         self._backends = backends
@@ -154,11 +195,11 @@ class _Builder:
                 self.mistakes.append(f"{where}: {why}")
             self.left_out[name] = f"{name}, declared by {declared_by}, is left out: {why}"
             return
-        table = table or DeploymentTable()
-        backend_table = self._settings.backends.get(spec.backend) or BackendTable()
+        table = table or _NO_TABLE
+        backend_table = self._settings.backends.get(spec.backend) or _NO_BACKEND_TABLE
         limits = self._settings.limits
         because = "" if backend_table.enabled else f"the backend {spec.backend} is disabled"
-        self.built[name] = Deployment(
+        self.built[name] = built = Deployment(
             spec=dataclasses.replace(spec, enabled=False) if because else spec,
             backend=backend.spec,
             settings=self._validated(backend.spec, backend_table.plugin_settings, table.settings, where),
@@ -171,6 +212,7 @@ class _Builder:
             max_waiting_prompt_tokens=table.max_waiting_prompt_tokens or limits.max_waiting_prompt_tokens,
             disabled_because=because,
         )
+        self.digests[name] = _digest(built, backend.source)
 
     def _missing(self, backend: str) -> str:
         return f"backend {backend!r} is not there; {how_to_get(backend, self._backends, self._not_loaded)}"
@@ -180,7 +222,7 @@ class _Builder:
         if table is not None:
             changes = {key: value for key in _SPEC_KEYS if (value := getattr(table, key)) is not None}
         if declared := self.declared.get(name):
-            return dataclasses.replace(declared.spec, **changes), declared.source
+            return dataclasses.replace(declared.spec, **changes) if changes else declared.spec, declared.source
         model, at, backend = name.partition("@")
         if not at:
             msg = f'a deployment is written "<model>@<backend>"; {did_you_mean(name, self.declared)}'
@@ -203,6 +245,24 @@ class _Builder:
             )
             self.mistakes += told.splitlines()
             return backend.settings.model_construct()  # so that an alias that names the deployment is no mistake too
+
+
+def _digest(deployment: Deployment, backend_source: str) -> str:
+    content = {
+        "spec": deployment.spec,
+        "engine": deployment.backend.engine,
+        "capabilities": sorted(deployment.backend.capabilities),
+        "backend": backend_source,
+        "settings": deployment.settings.model_dump(mode="json"),
+        "python": deployment.python,
+        "replicas": deployment.replicas,
+        "idle_unload_s": deployment.idle_unload_s,
+        "max_waiting": deployment.max_waiting,
+        "max_waiting_prompt_tokens": deployment.max_waiting_prompt_tokens,
+        "declared_by": deployment.declared_by,
+    }
+    # dataclasses.asdict and json would take half of the time that it takes to build a table.
+    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
 class _MistakeError(ValueError):

@@ -10,13 +10,26 @@ from core.wire.control import DeploymentOverride, Overrides
 __all__ = ["effective"]
 
 
-def effective(settings: Settings, overrides: Overrides) -> Settings:
-    """Return ``settings`` with ``overrides`` written into them; neither is changed."""
+def effective(
+    settings: Settings, overrides: Overrides, *, before: tuple[Overrides, Settings] | None = None
+) -> Settings:
+    """Return ``settings`` with ``overrides`` written into them; neither is changed.
+
+    ``before``: other overrides, and what came out with them of these same ``settings``. Tables that come out the same
+    are the same objects, by which `core.routing.deployments` knows what did not change.
+    """
+    known, there = before or (Overrides(), settings)
     deployments, backends = dict(settings.deployments), dict(settings.backends)
     for name, override in overrides.deployments.items():
-        deployments[name] = (deployments.get(name) or DeploymentTable()).model_copy(update=_given(override))
+        if known.deployments.get(name) == override:
+            deployments[name] = there.deployments[name]
+        else:
+            deployments[name] = (deployments.get(name) or DeploymentTable()).model_copy(update=_given(override))
     for name, enabled in overrides.backends.items():
-        backends[name] = (backends.get(name) or BackendTable()).model_copy(update={"enabled": enabled})
+        if known.backends.get(name) == enabled:
+            backends[name] = there.backends[name]
+        else:
+            backends[name] = (backends.get(name) or BackendTable()).model_copy(update={"enabled": enabled})
     routes = {
         name: table.model_copy(update={"models": None}) if name in overrides.aliases else table
         for name, table in settings.routes.items()

@@ -8,9 +8,10 @@ from typing import Literal
 
 from core.routing.aliases import Aliases, Tiers, tiers_of
 from core.routing.deployments import Deployment
+from core.routing.lazy import Lazy
 from core.settings import RouteTable, Settings
 
-__all__ = ["Route", "RouteOptions", "build_routes"]
+__all__ = ["Route", "RouteOptions", "build_routes", "has_own_policy"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,8 +54,11 @@ def build_routes(
     models: Mapping[str, tuple[Deployment, ...]],
     aliases: Aliases,
     settings: Settings,
-) -> dict[str, Route]:
-    """Return the routes of all names, sorted by name; where a model and an alias share one, the model's."""
+) -> Mapping[str, Route]:
+    """Return the routes of all names, sorted by name, each made when it is used first.
+
+    No two kinds share a name: a model hides an alias, and only the id of a deployment holds an ``@``.
+    """
     tables = settings.routes
 
     def entry(name: str) -> str:
@@ -69,7 +73,15 @@ def build_routes(
         of_models = {target.partition("@")[0] for target in aliases.rows[name].targets}
         return entry(of_models.pop()) if len(of_models) == 1 else ""
 
-    def route(name: str, kind: Literal["model", "alias", "deployment"], tiers: Tiers) -> Route:
+    def meaning(name: str) -> tuple[Literal["model", "alias", "deployment"], Tiers]:
+        if name in models:
+            return "model", tiers_of(models[name])
+        if name in deployments:
+            return "deployment", tiers_of([deployments[name]])
+        return "alias", aliases.tiers[name]
+
+    def route(name: str) -> Route:
+        kind, tiers = meaning(name)
         key = entry(name)
         table = tables.get(key) or RouteTable()
         return Route(
@@ -77,7 +89,7 @@ def build_routes(
             kind=kind,
             tiers=tiers,
             policy=table.policy or settings.routing.policy,
-            policy_key=key if table.policy or table.settings else "",
+            policy_key=key if has_own_policy(table) else "",
             options=RouteOptions(
                 attempt_timeout_s=table.attempt_timeout_s or settings.routing.attempt_timeout_s,
                 continuation=table.continuation or settings.routing.continuation,
@@ -85,7 +97,9 @@ def build_routes(
             ),
         )
 
-    found = {name: route(name, "deployment", tiers_of([one])) for name, one in deployments.items()}
-    found |= {name: route(name, "alias", tiers) for name, tiers in aliases.tiers.items()}
-    found |= {name: route(name, "model", tiers_of(ones)) for name, ones in models.items()}
-    return dict(sorted(found.items()))
+    return Lazy({*deployments, *models, *aliases.tiers}, route)
+
+
+def has_own_policy(table: RouteTable) -> bool:
+    """Whether the routes of a ``[routes]`` entry have a policy object of their own."""
+    return bool(table.policy or table.settings)

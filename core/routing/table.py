@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
+from dataclasses import dataclass, field
 
 import msgspec
 
 from core.api.specs import BackendSpec, ModelSpec
 from core.errors import GatewayError
 from core.routing.aliases import AliasRow, Tiers, build_aliases
-from core.routing.deployments import Declared, Deployment, build_deployments
+from core.routing.deployments import Declared, Deployment, Deployments, build_deployments
 from core.routing.routes import Route, RouteOptions, build_routes
 from core.settings import Settings, SettingsError
 
@@ -35,6 +33,7 @@ class Table:
         routes: every name that is known, with its route; tiers are empty when all is disabled.
         warnings: for the operator; none of them stops the gateway.
         fingerprint: hex SHA-256 of all that decides where requests go and how replicas run.
+        built: the deployments, and what they were built of.
     """
 
     deployments: Mapping[str, Deployment]
@@ -43,6 +42,7 @@ class Table:
     routes: Mapping[str, Route]
     warnings: tuple[str, ...]
     fingerprint: str
+    built: Deployments = field(repr=False, compare=False)
 
     def resolve(self, name: str) -> Route:
         """Return the route of a model, alias or deployment; exact and case-sensitive.
@@ -80,18 +80,19 @@ def assemble(
     models: Sequence[Declared[ModelSpec]],
     settings: Settings,
     not_loaded: Mapping[str, str] | None = None,
+    before: Table | None = None,
 ) -> Table:
     """Build the table; ``models`` holds each deployment at most once (the registry sees to it).
 
     ``not_loaded`` tells of each plugin that is installed but not loaded why, by its name: error messages
-    quote it.
+    quote it. With another table, ``before``, it is built sooner, and comes out the same.
 
     Raises:
         SettingsError: the configuration names what is not there, or holds a value that its owner refuses;
             all mistakes, one a line.
     """
     not_loaded = not_loaded or {}
-    built = build_deployments(backends, models, settings, not_loaded)
+    built = build_deployments(backends, models, settings, not_loaded, before=before.built if before else None)
     deployments = built.by_id
     by_model = _by_model(deployments)
     aliases = build_aliases(deployments, by_model, settings, left_out=built.left_out, not_loaded=not_loaded)
@@ -103,40 +104,22 @@ def assemble(
         aliases=aliases.rows,
         routes=build_routes(deployments, by_model, aliases, settings),
         warnings=(*built.left_out.values(), *aliases.warnings),
-        fingerprint=_fingerprint(backends, deployments, aliases.rows, settings),
+        fingerprint=_fingerprint(built.digests, settings),
+        built=built,
     )
 
 
 def _by_model(deployments: Mapping[str, Deployment]) -> dict[str, tuple[Deployment, ...]]:
-    ordered = sorted(deployments.values(), key=lambda one: (one.spec.name, -one.spec.priority, one.id))
-    return {name: tuple(ones) for name, ones in groupby(ordered, key=lambda one: one.spec.name)}
+    found: dict[str, list[Deployment]] = {}
+    for one in deployments.values():  # by id, so that those of one priority stay in this order
+        found.setdefault(one.spec.name, []).append(one)
+    return {name: tuple(sorted(found[name], key=lambda one: -one.spec.priority)) for name in sorted(found)}
 
 
-def _fingerprint(
-    backends: Mapping[str, Declared[BackendSpec]],
-    deployments: Mapping[str, Deployment],
-    aliases: Mapping[str, AliasRow],
-    settings: Settings,
-) -> str:
-    def plain(deployment: Deployment) -> dict[str, Any]:
-        return {
-            "spec": deployment.spec,
-            "engine": deployment.backend.engine,
-            "capabilities": sorted(deployment.backend.capabilities),
-            "backend": backends[deployment.spec.backend].source,
-            "settings": deployment.settings.model_dump(mode="json"),
-            "python": deployment.python,
-            "replicas": deployment.replicas,
-            "idle_unload_s": deployment.idle_unload_s,
-            "max_waiting": deployment.max_waiting,
-            "max_waiting_prompt_tokens": deployment.max_waiting_prompt_tokens,
-            "declared_by": deployment.declared_by,
-        }
-
+def _fingerprint(digests: Mapping[str, str], settings: Settings) -> str:
     content = {
-        "deployments": {name: plain(deployment) for name, deployment in deployments.items()},
-        "aliases": aliases,
+        "deployments": digests,
+        "aliases": settings.aliases,
         "routing": settings.model_dump(mode="json", include={"routing", "routes", "policies"}),
     }
-    # dataclasses.asdict and json take half of the time that it takes to build a table.
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()

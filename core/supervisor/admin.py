@@ -142,7 +142,9 @@ class Administration:
             return kept
         active, dormant = parted(wanted, self._dormant, command)
         try:
-            generation = build_generation(self._registry, before.configured, active, number=before.number + 1)
+            generation = build_generation(
+                self._registry, before.configured, active, number=before.number + 1, before=before
+            )
         except SettingsError as error:
             raise RefusedError(400, "invalid_value", str(error)) from error
         try:
@@ -177,8 +179,13 @@ class Administration:
             aliases=offered | routed | configured.aliases.keys(),
         )
 
-    def _sensible(self, configured: Settings, overrides: Overrides, *, number: int) -> Sensible:
-        return sensible(lambda some: build_generation(self._registry, configured, some, number=number), overrides)
+    def _sensible(
+        self, configured: Settings, overrides: Overrides, *, number: int, checked: Generation | None = None
+    ) -> Sensible:
+        def build(some: Overrides, before: Generation | None) -> Generation:
+            return build_generation(self._registry, configured, some, number=number, before=before or checked)
+
+        return sensible(build, overrides)
 
     def _in_effect(self, generation: Generation, dormant: Overrides, wrong: Mapping[str, str]) -> Generation:
         """Remember which overrides are left out, and say so."""
@@ -227,10 +234,10 @@ class Administration:
         before = who.generation
         try:
             read = await asyncio.to_thread(self._read_settings)
-            build_generation(self._registry, read)  # what only a restart applies must be right too
+            checked = build_generation(self._registry, read)  # what only a restart applies must be right too
             settings = with_what_stays(before.configured, read)
             kept = joined(self._dormant, before.overrides)
-            sense = self._sensible(settings, kept, number=before.number + 1)
+            sense = self._sensible(settings, kept, number=before.number + 1, checked=checked)
             make_policies(self._registry, sense[0].settings, sense[0].table)
         except SettingsError as error:
             message = "\n".join([str(error), *installed_since(self._registry)])

@@ -76,44 +76,51 @@ def apply(overrides: Overrides, change: Change, known: Known) -> Overrides:
 
 
 def sensible(
-    build: Callable[[Overrides], Generation], overrides: Overrides
+    build: Callable[[Overrides, Generation | None], Generation], overrides: Overrides
 ) -> tuple[Generation, Overrides, dict[str, str]]:
     """Build a generation with as many of ``overrides`` as make sense.
 
-    Returns it, the overrides that were left out, and of each of those what is wrong, by its name.
+    ``build`` is given some of them, and a generation that was built before, as `core.registry.build_generation` is.
+    Returns the generation, the overrides that were left out, and of each of those what is wrong, by its name.
 
     Raises:
         SettingsError: not even without any override can it be built.
     """
     try:
-        return build(overrides), Overrides(), {}
+        return build(overrides, None), Overrides(), {}
     except SettingsError:
-        generation = build(Overrides())
-    waiting, wrong = list(_single(overrides)), {}
-    while True:  # an alias may need another one that is yet to be tried
-        left = []
-        for name, one in waiting:
-            try:
-                generation = build(joined(generation.overrides, one))
-            except SettingsError as error:
-                left.append((name, one))
-                wrong[name] = str(error)
-        if len(left) == len(waiting):
-            break
+        generation = build(Overrides(), None)
+    wrong: dict[str, str] = {}
+
+    def put(ones: list[tuple[str, Overrides]]) -> list[tuple[str, Overrides]]:
+        """Put in effect what makes sense, by halves where the whole does not; return the rest."""
+        nonlocal generation
+        try:
+            generation = build(joined(generation.overrides, *(one for _, one in ones)), generation)
+        except SettingsError as error:
+            if len(ones) > 1:
+                half = len(ones) // 2
+                return put(ones[:half]) + put(ones[half:])
+            wrong[ones[0][0]] = str(error)
+            return ones
+        return []
+
+    waiting = list(_single(overrides))
+    while waiting and (left := put(waiting)) != waiting:  # an alias may need another one that is yet to be tried
         waiting = left
-    dormant = Overrides()
-    for _, one in waiting:
-        dormant = joined(dormant, one)
-    return generation, dormant, {name: wrong[name] for name, _ in waiting}
+    return generation, joined(*(one for _, one in waiting)), {name: wrong[name] for name, _ in waiting}
 
 
-def joined(one: Overrides, other: Overrides) -> Overrides:
-    """Return both; of what is in both, the latter's."""
-    return Overrides(
-        deployments={**one.deployments, **other.deployments},
-        backends={**one.backends, **other.backends},
-        aliases={**one.aliases, **other.aliases},
-    )
+def joined(*some: Overrides) -> Overrides:
+    """Return all of them; of what is in several, the last one's."""
+    deployments: dict[str, DeploymentOverride] = {}
+    backends: dict[str, bool] = {}
+    aliases: dict[str, tuple[str, ...]] = {}
+    for one in some:
+        deployments |= one.deployments
+        backends |= one.backends
+        aliases |= one.aliases
+    return Overrides(deployments=deployments, backends=backends, aliases=aliases)
 
 
 def parted(wanted: Overrides, dormant: Overrides, change: Change) -> tuple[Overrides, Overrides]:

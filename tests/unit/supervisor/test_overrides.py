@@ -46,6 +46,10 @@ def registry() -> Registry:
     )
 
 
+def builder(registry, configured):
+    return lambda some, before: build_generation(registry, configured, some, before=before)
+
+
 # --- a change
 
 
@@ -138,7 +142,7 @@ def test_what_makes_no_sense_any_more_is_left_out_and_the_rest_is_in_effect(regi
         backends={"echo": True, "gone": False},
         aliases={"x": ("gone",), "y": ("z",), "z": ("a",), "loop": ("loop2",), "loop2": ("loop",)},
     )
-    generation, dormant, wrong = sensible(lambda some: build_generation(registry, Settings(), some), overrides)
+    generation, dormant, wrong = sensible(builder(registry, Settings()), overrides)
     assert generation.overrides == Overrides(
         deployments={"a@echo": DeploymentOverride(priority=1)},
         backends={"echo": True},
@@ -149,9 +153,32 @@ def test_what_makes_no_sense_any_more_is_left_out_and_the_rest_is_in_effect(regi
     assert all(wrong.values())
 
 
+def test_one_of_very_many_that_makes_no_sense_is_found_by_halves(registry):
+    """Each trial builds a table, so a reload with many overrides would take as many."""
+    build, tried = builder(registry, Settings()), []
+    aliases = {f"x{number}": ("gone" if number == 70 else "a",) for number in range(128)}
+
+    def counted(some, before):
+        tried.append(before)
+        return build(some, before)
+
+    generation, dormant, wrong = sensible(counted, Overrides(aliases=aliases))
+    assert dormant == Overrides(aliases={"x70": ("gone",)})
+    assert wrong.keys() == {"alias x70"}
+    assert len(generation.overrides.aliases) == 127
+    assert len(tried) < 20
+    assert tried.count(None) == 2, "all others begin with the one before"
+
+
+def test_an_override_may_heal_a_configuration_that_is_wrong_by_itself(registry):
+    configured = Settings(aliases={"bad": "nobody"})
+    generation, dormant, wrong = sensible(builder(registry, configured), Overrides(aliases={"bad": ("a",)}))
+    assert (generation.table.aliases["bad"].targets, dormant, wrong) == (("a",), Overrides(), {})
+
+
 def test_a_configuration_that_is_wrong_by_itself_is_no_matter_of_overrides(registry):
     with pytest.raises(SettingsError, match="nobody"):
-        sensible(lambda some: build_generation(registry, Settings(aliases={"bad": "nobody"}), some), SOME)
+        sensible(builder(registry, Settings(aliases={"bad": "nobody"})), SOME)
 
 
 def test_what_was_left_out_stays_so_until_a_command_touches_it():
