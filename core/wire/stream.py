@@ -13,8 +13,9 @@ from core.wire.frames import FrameDecoder, FrameError, encode_into
 __all__ = ["FrameStream", "PeerGoneError", "connect", "serve"]
 
 _FrameT = TypeVar("_FrameT")
-# A peer that sends faster than we read is paused here; one request never comes near it.
+# A peer that sends faster than we read is paused at either of these; one request never comes near that many frames.
 _MOST_UNREAD_FRAMES = 1024
+_MOST_UNREAD_BYTES = 256 * 1024
 # Frames of one turn of the loop leave in one write: a write is a system call, and a wake-up for the peer.
 _MOST_UNSENT_BYTES = 64 * 1024
 
@@ -39,6 +40,7 @@ class FrameStream(asyncio.Protocol, Generic[_FrameT]):
         self._loop = asyncio.get_running_loop()
         self._unsent = bytearray()
         self._frames: list[_FrameT] = []
+        self._unread_bytes = 0
         self._gone: str | None = None
         self._reader: asyncio.Future[None] | None = None
         self._drainers: list[asyncio.Future[None]] = []
@@ -101,6 +103,7 @@ class FrameStream(asyncio.Protocol, Generic[_FrameT]):
             finally:
                 self._reader = None
         frames, self._frames = self._frames, []
+        self._unread_bytes = 0
         if self._read_paused and self._transport is not None and not self._transport.is_closing():
             self._read_paused = False
             self._transport.resume_reading()
@@ -146,7 +149,10 @@ class FrameStream(asyncio.Protocol, Generic[_FrameT]):
             return
         if self._frames and self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
-        if len(self._frames) > _MOST_UNREAD_FRAMES and not self._read_paused and self._transport is not None:
+        self._unread_bytes += len(data)
+        if not self._frames or self._read_paused or self._transport is None:
+            return
+        if len(self._frames) > _MOST_UNREAD_FRAMES or self._unread_bytes > _MOST_UNREAD_BYTES:
             self._read_paused = True
             self._transport.pause_reading()
 

@@ -108,6 +108,23 @@ async def test_a_listener_that_leaves_is_forgotten(lab) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_little_is_read_ahead_for_a_listener_that_does_not_read(lab) -> None:
+    """What the worker does not take stays with the supervisor, which keeps it for all; nothing is lost by that."""
+    stream = await lab.gateway.management.listen()
+    await listening(lab)
+    lab.supervisor.tell(*(happened(number, much="x" * 60_000) for number in range(200)))
+    async with asyncio.timeout(20):
+        while not stream._stream._read_paused:
+            await asyncio.sleep(0.005)
+        assert len(stream._stream._frames) < 20
+        told: list[AdminEvent] = []
+        while len(told) < 200:
+            told += await stream.receive()
+    stream.close()
+
+    assert [one.id for one in told] == list(range(200))
+
+
 async def test_without_a_supervisor_it_is_503_at_once(lab) -> None:
     lab.gateway.management._socket = lab.gateway.management._socket.with_name("none")
     response = await lab.client.get("events")
