@@ -115,7 +115,7 @@ _ttft_s = Histogram(
 )
 _interval_s = Histogram(
     "inter_token_latency_seconds",
-    "Time between two reads of a stream, per token read.",
+    "Time between two reads of a stream, per event read.",
     ("deployment",),
     namespace=NAMESPACE,
     buckets=_INTERVAL_S,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from core.api.protocols import RequestRecord
 from core.gateway import exposition, metrics
+from core.gateway.answer import FailureReason
 from core.gateway.fleet import Fleet
 
 ROOT = Path(__file__).parents[3]
@@ -54,6 +56,15 @@ async def test_statistics_count_only_the_servers_own_errors() -> None:
     assert counted.tokens_per_s == pytest.approx(50.0)
     assert total.requests >= 4
     assert total.in_flight == 0
+
+
+def test_every_reason_for_a_retry_is_documented() -> None:
+    (line,) = [
+        line for line in (ROOT / "docs" / "metrics.md").read_text().splitlines() if "gateway_retries_total" in line
+    ]
+    reasons = {reason for kind in get_args(FailureReason) for reason in get_args(kind)}
+
+    assert set(re.findall(r"`(\w+)`", line)) == {"gateway_retries_total", "reason", *reasons}
 
 
 def test_every_metric_is_documented() -> None:
