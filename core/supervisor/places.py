@@ -40,9 +40,11 @@ class Places:
     def arrange(self, generation: Generation, feed: Feed) -> None:
         """Have what ``generation`` wants: new places are absent until their weights are found, the rest is told."""
         table, weights = generation.table, generation.settings.weights
+        weights_moved = weights != self._weights
         for id_, deployment in table.deployments.items():
             disabled = why_disabled(generation, id_)
-            self._arrange(deployment, disabled, feed, weights, weights_moved=weights != self._weights)
+            if weights_moved or not self._stands(id_, deployment, disabled):
+                self._arrange(deployment, disabled, feed, weights, weights_moved=weights_moved)
         for id_ in self._slots.keys() - table.deployments.keys():
             for slot in self.of(id_):
                 _remove(slot, feed)
@@ -56,6 +58,14 @@ class Places:
             slots.remove(slot)
         if not slots:
             self._slots.pop(id_, None)
+
+    def _stands(self, id_: str, deployment: Deployment, disabled: str) -> bool:
+        """Whether its places are wanted as they are: most, since most changes are of one deployment among many."""
+        slots = self._slots.get(id_, ())
+        return len(slots) == deployment.replicas and all(
+            slot.deployment is deployment and slot.configured is not None and slot.configured.disabled == disabled
+            for slot in slots
+        )
 
     def _arrange(
         self, deployment: Deployment, disabled: str, feed: Feed, table: WeightsTable, *, weights_moved: bool
