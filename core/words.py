@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Secret, SecretBytes, SecretStr, ValidationError
 
-__all__ = ["closest", "describe", "did_you_mean", "type_at"]
+__all__ = ["closest", "describe", "did_you_mean", "masked", "type_at"]
 
 _MOST_LISTED = 12
+_SECRET = re.compile(r"(^|_)(key|token|password|passphrase|secret|credentials?)$", re.IGNORECASE)
+_MASK = "***"
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
@@ -36,7 +39,7 @@ def describe(
     """Return one line per mistake: where it stands, key, what is wrong.
 
     ``model`` is what was validated: it knows the keys that could be meant. ``where`` names the file or table,
-    or finds it for a path of keys.
+    or finds it for a path of keys. What is or may hold a secret is never repeated.
     """
     lines = []
     for mistake in error.errors(include_url=False):
@@ -47,10 +50,19 @@ def describe(
             told = f"there is no such key{_meant(model, path)}"
         else:
             told = mistake["msg"].removeprefix("Value error, ")
-            if not isinstance(mistake["input"], Mapping):  # a whole table would bury the message
+            if _is_plain(mistake["input"]) and not _may_be_secret(model, path):
                 told += f" (got {mistake['input']!r})"
         lines.append(": ".join(filter(None, (place, key, told))))
     return "\n".join(lines)
+
+
+def masked(path: Sequence[str], value: Any) -> Any:
+    """Return the value of a key for people: secrets, known by the name of their key, are masked, and those within."""
+    if value is not None and any(map(_SECRET.search, path)):
+        return _MASK
+    if isinstance(value, Mapping):
+        return {key: masked((str(key),), inner) for key, inner in value.items()}
+    return [masked((), inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def type_at(model: type[BaseModel], path: Sequence[str | int]) -> Any:
@@ -65,6 +77,36 @@ def type_at(model: type[BaseModel], path: Sequence[str | int]) -> Any:
             mapping = get_origin(kind) is dict
             kind = _plain(items[1] if mapping else items[0]) if items else None
     return kind
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it may be repeated: a whole table would bury the message, and who knows what it holds."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
+
+
+def _may_be_secret(model: type[BaseModel], path: Sequence[str | int]) -> bool:
+    """Whether a key says that it holds a secret, by name or type, or should hold a table, which may have such keys."""
+    kinds: list[Any] = [model]
+    for part in path:
+        if _SECRET.search(str(part)):
+            return True
+        tables = [kind for kind in kinds if _is_model(kind)]
+        fields = [table.model_fields[part].annotation for table in tables if part in table.model_fields]
+        if fields:  # else it is an item's number, its name, or a branch of a union
+            kinds = [part for field in fields for part in _within(field)]
+    return any(kind is Any or (isinstance(kind, type) and issubclass(kind, _HIDDEN)) for kind in kinds)
+
+
+_HIDDEN = (BaseModel, Secret, SecretStr, SecretBytes)
+
+
+def _within(kind: Any) -> Iterator[Any]:
+    """Yield a type and all that it is made of."""
+    yield get_origin(kind) or kind
+    for part in get_args(kind):
+        yield from _within(part)
 
 
 def _meant(model: type[BaseModel], path: Sequence[str | int]) -> str:

@@ -28,7 +28,7 @@ def make_engine(config: ReplicaConfig) -> Engine:
         settings = settings_class(**config.settings)
     except ValidationError as error:
         told = describe(error, model=settings_class, where=f"[backends.{config.model.backend}]")
-        raise EngineLoadError(told, permanent=True) from error
+        raise EngineLoadError(told, permanent=True) from None  # its traceback repeats what was given, secrets too
     context = EngineContext(
         model=config.model,
         weights=None if config.weights is None else Path(config.weights),

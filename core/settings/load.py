@@ -43,7 +43,12 @@ class Settings(BaseSettings):
     """All settings. Build it with `load_settings`."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix=_PREFIX, env_nested_delimiter="__", toml_file=None
+        extra="forbid",
+        frozen=True,
+        env_prefix=_PREFIX,
+        env_nested_delimiter="__",
+        toml_file=None,
+        hide_input_in_errors=True,  # it may be a secret, and a traceback has it too
     )
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
@@ -177,9 +182,12 @@ def _example(kind: Any, text: str) -> object:
     """What was probably meant; None for a type that is written as it is."""
     if get_origin(kind) is tuple:
         return [word.strip() for word in text.split(",")]
-    if get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, BaseModel)):
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {"key": "value"}  # not what was written: it may be a secret
+    if get_origin(kind) is dict:
         key, _, value = text.partition("=")
-        return {key: value} if value else {"key": "value"}
+        named = kind == Settings.model_fields["aliases"].annotation
+        return {key: value} if value and named else {"key": "value"}
     return None
 
 

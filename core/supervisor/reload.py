@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.settings import BackendTable, DeploymentTable, RouteTable, Settings
+from core.words import masked
 
 __all__ = ["Difference", "difference", "with_what_stays"]
 
@@ -25,8 +26,6 @@ _RESTART: Mapping[str, str] = {
     "admin.database": "the file is read when the gateway starts",
     "admin.events_kept": "room for events is made when the gateway starts",
 }
-_SECRET = re.compile(r"(^|_)(key|token|password|secret)$", re.IGNORECASE)
-_MASK = "***"
 _PLAIN = re.compile(r"[\w-]+")
 
 
@@ -54,9 +53,9 @@ def difference(before: Settings, after: Settings) -> Difference:
         if values[0] == values[1]:
             continue
         key = ".".join(part if _PLAIN.fullmatch(part) else f'"{part}"' for part in path)
-        if _SECRET.search(path[-1]):
-            values = [None if value is None else _MASK for value in values]
-        changed.append({"key": key, "before": values[0], "after": values[1]})
+        inside = path[1:] if path[0] == "admin" else path[2:]  # what comes before is a name that somebody chose
+        shown = [masked(inside, value) for value in values]
+        changed.append({"key": key, "before": shown[0], "after": shown[1]})
         if why := _RESTART.get(".".join(path[:2])) or _RESTART.get(path[0]):
             restart.append(f"{key}: {why}; restart the gateway to apply it")
     return Difference(changed=tuple(changed), restart_needed=tuple(restart))

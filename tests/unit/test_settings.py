@@ -6,15 +6,17 @@ import dataclasses
 import os
 import re
 import tomllib
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_core import PydanticUndefined
 
 from core.api import ModelSpec
 from core.settings import DeploymentTable, RouteTable, Settings, SettingsError, load_settings, settings_reader
+from core.words import describe
 
 EXAMPLE = Path(__file__).parents[2] / "gateway.example.toml"
 
@@ -262,3 +264,84 @@ def test_a_file_that_is_no_text_is_told() -> None:
     write("").write_bytes(b"\xff\xfe")
     with pytest.raises(SettingsError, match="cannot be read"):
         load_settings()
+
+
+# --- secrets
+
+HUSHED = "hunter2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[admin]\nkey = "{HUSHED}"',
+        f'[admin]\nkey = ["{HUSHED}"]',
+        f'[admin]\nkey = "long enough for a key"\nkeys = "{HUSHED}"',
+        f'[[admin]]\nkey = "{HUSHED}"',
+        f'admin = "{HUSHED}"',
+        f'launchers = {{x = "{HUSHED}"}}',
+        f'deployments = {{"a@b" = {{settings = "{HUSHED}"}}}}',
+    ],
+)
+def test_a_refused_secret_is_not_repeated(text: str) -> None:
+    """Nor what stands where a table with a secret should stand; neither in the message nor in a traceback of it."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(text))
+    assert HUSHED not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GATEWAY_ADMIN__KEY", HUSHED),
+        ("GATEWAY_ADMIN", HUSHED),
+        ("GATEWAY_ADMIN", f"key={HUSHED}"),
+        ("GATEWAY_ADMIN", f'{{"key": "{HUSHED}"}}'),
+        ("GATEWAY_LAUNCHERS__X", f"token={HUSHED}"),
+    ],
+)
+def test_a_refused_secret_of_the_environment_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """Whatever was meant."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert HUSHED not in "".join(traceback.format_exception(caught.value))
+
+
+class _Inner(BaseModel):
+    credential: SecretStr = Field(SecretStr(""), min_length=100)
+    pin: SecretStr | None = Field(None, min_length=100)
+    port: int = 1
+
+
+class _Outer(BaseModel):
+    inner: _Inner | None = None
+    hosts: list[_Inner] = []
+    named: dict[str, _Inner] = {}
+    pins: list[SecretStr] = []
+    api_key: int = 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"inner": {"pin": HUSHED}},
+        {"inner": {"pin": [HUSHED]}},
+        {"inner": HUSHED},
+        {"hosts": [{"pin": HUSHED}]},
+        {"hosts": [HUSHED]},
+        {"hosts": HUSHED},
+        {"named": {"x": {"pin": HUSHED}}},
+        {"pins": HUSHED},
+        {"api_key": HUSHED},
+    ],
+)
+def test_a_secret_of_a_plugin_is_not_repeated(given: dict[str, Any]) -> None:
+    """Known by its type wherever it stands, or by its name; what else is wrong is told with its value."""
+    with pytest.raises(ValidationError) as caught:
+        _Outer.model_validate(given | {"inner": {"port": "seven"}} if "inner" not in given else given)
+    told = describe(caught.value, model=_Outer, where="[launchers.x]")
+    assert HUSHED not in told
+    assert ("(got 'seven')" in told) == ("inner" not in given)

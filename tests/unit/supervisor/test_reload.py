@@ -48,6 +48,8 @@ def test_a_table_that_comes_or_goes_changes_what_it_does_not_leave_at_the_defaul
         ({"admin": {"key": "the first secret of all"}}, {"admin": {"key": "another secret of ours"}}),
         ({}, {"backends": {"remote": {"api_key": "another secret of ours"}}}),
         ({"policies": {"x": {"token": "the first secret of all"}}}, {}),
+        ({}, {"launchers": {"x": {"credential": {"value": "another secret of ours"}}}}),
+        ({}, {"launchers": {"x": {"hosts": [{"name": "a", "password": "another secret of ours"}]}}}),
     ],
 )
 def test_secrets_are_told_as_changed_and_not_shown(before, after):
