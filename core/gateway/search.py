@@ -101,13 +101,13 @@ class Search:
         Raises:
             GatewayError: nobody is left, or no more attempts are allowed; the most helpful of what was met.
         """
-        for tier in self._tiers:
+        for index, tier in enumerate(self._tiers):
             while True:
                 if self._unpaid is not None and self._has_askable(tier):
                     await self._pay(self._unpaid)
                 # For each attempt: others may have become ready, and to stand in for one that failed is a turn.
                 if candidates := self._ranked(tier):
-                    answer = await self._next_of(tier, candidates, whole=whole)
+                    answer = await self._next_of(self._tiers[index:], candidates[0], whole=whole)
                     if answer is not None:
                         self.replica, self._unpaid = answer.replica, None
                         return answer
@@ -193,17 +193,15 @@ class Search:
         self._left_out = self._left_out or not ranked
         return [replicas[candidate.replica] for candidate in ranked]
 
-    async def _next_of(
-        self, tier: Sequence[Deployment], candidates: Sequence[Replica], *, whole: bool
-    ) -> Answer | None:
-        """Ask the first candidate, or two; None: whoever was asked could not answer."""
-        first, *others = candidates
+    async def _next_of(self, tiers: Sequence[Sequence[Deployment]], first: Replica, *, whole: bool) -> Answer | None:
+        """Ask ``first``, and perhaps another one of the first of ``tiers`` that has any; None: nobody could answer."""
         after_s = self._route.options.hedge_after_s
-        if after_s is None or not self._may_hedge or not others:
+        if after_s is None or not self._may_hedge:
             return await self._ask(self._work(first), whole=whole)
 
         def another() -> Work | None:
-            if not any(map(self._is_askable, others)) or not self._budget.take(self._routing, self._now_s()):
+            tier = next(filter(self._has_askable, tiers), None)
+            if tier is None or not self._budget.take(self._routing, self._now_s()):
                 return None
             self._may_hedge = False
             ranked = self._ranked(tier)

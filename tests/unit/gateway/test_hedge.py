@@ -179,6 +179,26 @@ async def test_a_single_candidate_is_not_hedged(lab: Lab, outcomes: Any) -> None
     assert outcomes() == {}
 
 
+async def test_where_a_tier_has_nobody_else_the_next_one_is_asked(lab: Lab, outcomes: Any) -> None:
+    """As with ``models = ["a", "b"]`` of a route, each of which has one replica."""
+    await replicas(lab, hang)
+    lab.deployment("n@b")
+    await lab.replica("n@b", after(0, "next"))
+    _, events = await lab.search(["m@b"], [], ["n@b"], options=SOON).whole_answer()
+
+    assert [event.text for event in events if isinstance(event, TextDelta)] == ["next"]
+    assert outcomes() == {"won": 1}
+
+
+async def test_a_tiers_own_candidates_come_first(lab: Lab) -> None:
+    lab.deployment("n@b")
+    await lab.replica("n@b", after(0, "next"))
+    await replicas(lab, hang, after(0, "second"))
+    _, events = await lab.search(["m@b"], ["n@b"], options=SOON).whole_answer()
+
+    assert [event.text for event in events if isinstance(event, TextDelta)] == ["second"]
+
+
 async def test_a_hedge_needs_the_retry_budget(lab: Lab) -> None:
     await replicas(lab, after(0.05, "first"), after(0, "second"))
     lab.routing = RoutingTable(retry_burst=0)
