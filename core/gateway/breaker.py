@@ -44,6 +44,7 @@ class Breaker:
         self._failed_at_s: deque[float] = deque()
         self._open_s = 0.0
         self._probe_at_s = 0.0
+        self._closed_at_s = 0.0
         self._probes = 0
         self._refused: tuple[str, float] = ("", 0.0)
         self._dead = ""
@@ -86,10 +87,10 @@ class Breaker:
         if process == self._dead:
             self._dead = ""
 
-    def succeeded(self, probe: int) -> None:
+    def succeeded(self, probe: int, now_s: float) -> None:
         """The replica gave an event. Failures stay in the window: one that fails every other time is no good."""
         if self._is_pending(probe):
-            self.state, self.reason = "closed", ""
+            self.state, self.reason, self._closed_at_s = "closed", "", now_s
 
     def left(self, probe: int) -> None:
         """The request ended without a verdict: cancelled, turned away, or itself at fault. The next one probes."""
@@ -102,14 +103,14 @@ class Breaker:
         """The replica failed; return whether that counted.
 
         ``process`` names its process: the end of one counts once, however many requests it cut, and whenever they
-        notice. A failed probe opens the breaker again, for twice the time, even if it had given events before.
+        notice. A failed probe opens the breaker again, for twice the time, even if it had given events before: for
+        one window after them.
         """
-        verdict = probe == self._probes > 0 and self.state != "open"
-        if self._is_known(kind, now_s, process) and not verdict:
-            return False
-        if verdict:
+        known = self._is_known(kind, now_s, process)
+        late = self.state == "closed" and now_s - self._closed_at_s >= limits.breaker_window_s
+        if probe == self._probes > 0 and self.state != "open" and not late:
             self._open(f"a probe failed: {_TOLD[kind]}", now_s, min(2 * self._open_s, limits.breaker_open_max_s))
-        elif self.state == "closed":
+        elif self.state == "closed" and not known:
             self._failed_at_s.append(now_s)
             while self._failed_at_s[0] < now_s - limits.breaker_window_s:
                 self._failed_at_s.popleft()
@@ -118,7 +119,7 @@ class Breaker:
                 reason = f"{count} failures within {within_s:g} s, the last one: {_TOLD[kind]}"
                 self._may_hurry = True
                 self._open(reason, now_s, min(limits.breaker_open_s, limits.breaker_open_max_s))
-        return True
+        return not known
 
     def _open(self, reason: str, now_s: float, open_s: float) -> None:
         self.state, self.reason = "open", reason

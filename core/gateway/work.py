@@ -68,7 +68,7 @@ class Work:
                 replica.ttft_s.add(now_s - self._began_s)
                 replica.measured_at_s = now_s
             before = replica.breaker.state
-            replica.breaker.succeeded(self.probe)
+            replica.breaker.succeeded(self.probe, now_s)
             self._tell(before)
         self._tokens += tokens
         done = min(tokens, self._output)

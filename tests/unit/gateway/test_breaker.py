@@ -50,7 +50,7 @@ def test_failures_are_forgotten_after_the_window() -> None:
 def test_a_success_between_failures_forgives_none() -> None:
     made = breaker()
     for number in range(3):
-        made.succeeded(made.enter())
+        made.succeeded(made.enter(), float(number))
         made.failed("engine", float(number), LIMITS)
 
     assert made.state == "open"
@@ -102,14 +102,14 @@ def test_an_open_one_lets_one_probe_through_when_its_time_is_over() -> None:
 
 def test_a_probe_that_succeeds_closes_it() -> None:
     made = opened()
-    made.succeeded(made.enter())
+    made.succeeded(made.enter(), 4.0)
 
     assert (made.state, made.reason, made.admits(4.0)) == ("closed", "", True)
 
 
 def test_one_that_was_closed_by_a_probe_counts_from_nothing() -> None:
     made = opened()
-    made.succeeded(made.enter())
+    made.succeeded(made.enter(), 4.0)
     made.failed("engine", 5.0, LIMITS)
 
     assert made.state == "closed"
@@ -128,7 +128,7 @@ def test_each_failed_probe_doubles_the_time_up_to_its_limit() -> None:
 def test_after_a_success_the_time_begins_anew() -> None:
     made = opened()
     made.failed("engine", 4.0, LIMITS, probe=made.enter())
-    made.succeeded(made.enter())
+    made.succeeded(made.enter(), 4.0)
     for _ in range(3):
         made.failed("engine", 20.0, LIMITS)
 
@@ -147,17 +147,36 @@ def test_a_probe_that_fails_after_its_first_event_opens_it_again() -> None:
     """Else an engine that breaks every answer in the middle would be taken for a sound one."""
     made = opened()
     probe = made.enter()
-    made.succeeded(probe)
+    made.succeeded(probe, 4.0)
     made.failed("engine", 5.0, LIMITS, probe=probe)
 
     assert made.state == "open"
     assert made.probe_in_s(5.0) == 8.0
 
 
+def test_a_probe_that_is_cut_long_after_its_first_event_is_a_failure_like_any() -> None:
+    made = opened()
+    probe = made.enter()
+    made.succeeded(probe, 4.0)
+
+    assert made.failed("death", 14.0, LIMITS, probe=probe, process="a")
+    assert made.state == "closed"
+
+
+def test_a_probe_that_is_cut_with_others_opens_it_and_is_not_counted_again() -> None:
+    made = opened()
+    probe = made.enter()
+    made.succeeded(probe, 4.0)
+
+    assert made.failed("death", 5.0, LIMITS, process="a")
+    assert not made.failed("death", 5.0, LIMITS, probe=probe, process="a")
+    assert made.state == "open"
+
+
 def test_what_was_begun_before_it_opened_changes_nothing() -> None:
     made = opened()
     made.failed("engine", 3.0, LIMITS)
-    made.succeeded(0)
+    made.succeeded(0, 4.0)
     made.left(0)
 
     assert (made.state, made.probe_in_s(3.0)) == ("open", 1.0)
@@ -178,7 +197,7 @@ def test_the_successor_of_a_process_that_opened_it_is_probed_at_once() -> None:
     assert (made.state, made.admits(1.0)) == ("open", True)
     probe = made.enter()
     assert not made.admits(1.0)
-    made.succeeded(probe)
+    made.succeeded(probe, 4.0)
     assert made.state == "closed"
 
 
@@ -202,7 +221,7 @@ def test_processes_that_end_with_their_first_request_cost_one_request_and_not_on
             probes_at_s.append(now_s)
             probe = made.enter()
             if answers:
-                made.succeeded(probe)
+                made.succeeded(probe, now_s)
             made.failed("death", now_s, LIMITS, probe=probe, process=f"process {number}")
 
     assert probes_at_s == [0.5, 8.5, 18.5, 28.5, 38.5, 48.5]
@@ -249,7 +268,7 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(data=st.data(), ends=st.booleans())
     def succeed(self, data: Any, ends: bool) -> None:
         probe = data.draw(st.sampled_from(self.running))
-        self.breaker.succeeded(probe)
+        self.breaker.succeeded(probe, self.now_s)
         if ends:
             self.end(probe)
 
