@@ -9,9 +9,8 @@ from importlib import metadata
 from pathlib import Path
 
 import core
-from core.api.errors import PreparationError
 from core.cli.common import assemble
-from core.registry import DeploymentWeights, Registry, make_launcher, make_policies
+from core.registry import Registry, absent_weights, make_launcher, make_policies
 from core.routing.table import Table
 from core.settings import Settings, SettingsError
 
@@ -36,7 +35,7 @@ def check(arguments: argparse.Namespace) -> int:
 def find(settings: Settings, registry: Registry, table: Table) -> tuple[list[str], list[str]]:
     """The mistakes and the warnings."""
     errors = list(_choices(registry, settings, table))
-    return errors, [*_plugins(registry), *table.warnings, *_absent_weights(table, settings), *_rival_packages()]
+    return errors, [*_plugins(registry), *table.warnings, *absent_weights(table, settings), *_rival_packages()]
 
 
 def _choices(registry: Registry, settings: Settings, table: Table) -> Iterator[str]:
@@ -46,18 +45,6 @@ def _choices(registry: Registry, settings: Settings, table: Table) -> Iterator[s
             make()
         except SettingsError as error:
             yield from str(error).splitlines()
-
-
-def _absent_weights(table: Table, settings: Settings) -> Iterator[str]:
-    for deployment in table.deployments.values():
-        if not deployment.spec.enabled:
-            continue
-        try:
-            missing = DeploymentWeights(deployment, settings.weights).find().missing
-        except PreparationError as error:
-            missing = str(error)
-        if missing:
-            yield f"{deployment.id}: {missing}"
 
 
 def _plugins(registry: Registry) -> Iterator[str]:

@@ -11,7 +11,7 @@ from core.registry.build import build_table, make_launcher, make_observers, make
 from core.registry.generation import Generation, build_generation, receive_generation
 from core.registry.installed import installed_since
 from core.registry.registry import PluginRecord, Registry, RegistryError, load_registry
-from core.registry.weights import DeploymentWeights, FoundWeights
+from core.registry.weights import DeploymentWeights, FoundWeights, absent_weights
 
 __all__ = [
     "DeploymentWeights",
@@ -20,6 +20,7 @@ __all__ = [
     "PluginRecord",
     "Registry",
     "RegistryError",
+    "absent_weights",
     "build_generation",
     "build_table",
     "installed_since",

@@ -14,9 +14,10 @@ from core.api.errors import PreparationError
 from core.api.preparation import Preparation, PreparationContext, PreparationProgress
 from core.models import PathSource, Progress, describe_disk_error, how_to_get_weights, locate, parse_source, pull
 from core.routing.deployments import Deployment
-from core.settings import WeightsTable
+from core.routing.table import Table
+from core.settings import Settings, WeightsTable
 
-__all__ = ["DeploymentWeights", "FoundWeights"]
+__all__ = ["DeploymentWeights", "FoundWeights", "absent_weights"]
 
 _log = logging.getLogger("gateway.registry")
 
@@ -36,6 +37,21 @@ class FoundWeights:
     path: Path | None = None
     missing: str = ""
     command: str = ""
+
+
+def absent_weights(table: Table, settings: Settings) -> list[str]:
+    """Return a line for each enabled deployment whose weights are not there: what is missing, and how to get it."""
+    told = []
+    for deployment in table.deployments.values():
+        if not deployment.spec.enabled:
+            continue
+        try:
+            missing = DeploymentWeights(deployment, settings.weights).find().missing
+        except PreparationError as error:
+            missing = str(error)
+        if missing:
+            told.append(f"{deployment.id}: {missing}")
+    return told
 
 
 class DeploymentWeights:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from core.api.specs import ModelSpec
 from core.settings import BackendTable, DeploymentTable, Settings
 from core.wire.control import DeploymentOverride, Overrides
 
-__all__ = ["effective"]
+__all__ = ["configured", "effective"]
 
 
 def effective(
@@ -42,6 +43,17 @@ def effective(
             "routes": routes,
         }
     )
+
+
+def configured(settings: Settings, declared: ModelSpec) -> DeploymentOverride:
+    """Return the keys of a deployment that can be changed: as configured, else as ``declared``, else the default."""
+    table = settings.deployments.get(declared.deployment) or DeploymentTable()
+    found = {key: getattr(table, key) for key in DeploymentOverride.__struct_fields__}
+    for source in (declared, settings.limits):
+        for key, value in found.items():
+            if value is None:
+                found[key] = getattr(source, key, None)
+    return DeploymentOverride(**found)
 
 
 def _given(override: DeploymentOverride) -> dict[str, object]:

@@ -9,12 +9,14 @@ from typing import Any, Protocol
 
 import msgspec
 
-from core.registry import Generation, Registry, build_generation, installed_since, make_policies
-from core.settings import Settings, SettingsError
+from core.api.specs import ModelSpec
+from core.registry import Generation, Registry, absent_weights, build_generation, installed_since, make_policies
+from core.routing.overrides import configured as configured_keys
+from core.settings import BackendTable, Settings, SettingsError
 from core.supervisor.events import Events
 from core.supervisor.forecast import forecast
-from core.supervisor.overrides import Known, RefusedError, apply, joined, parted, sensible, why_disabled
-from core.supervisor.reload import difference, with_what_stays
+from core.supervisor.overrides import Known, RefusedError, apply, how_to_enable, joined, parted, sensible, why_disabled
+from core.supervisor.reload import difference, overridden, with_what_stays
 from core.supervisor.replica import Replica
 from core.supervisor.replica_events import DrainOrdered, LoadOrdered, RestartOrdered, UnloadOrdered
 from core.supervisor.store import OverrideStore, StoreError
@@ -137,7 +139,7 @@ class Administration:
             raise RefusedError(409, "not_kept", f"Nothing was changed: {self._store.problem}.")
         before = who.generation
         kept = joined(self._dormant, before.overrides)
-        wanted = apply(kept, command, self._known(before))
+        wanted = apply(kept, command, self._known(before, command))
         if wanted == kept:
             return kept
         active, dormant = parted(wanted, self._dormant, command)
@@ -169,15 +171,29 @@ class Administration:
         self._events.add("overrides", data=msgspec.to_builtins(kept))
         await who.take_over(generation)
 
-    def _known(self, generation: Generation) -> Known:
+    def _known(self, generation: Generation, command: Change) -> Known:
         offered = {alias for one in generation.table.deployments.values() for alias in one.spec.aliases}
         configured = generation.configured
-        routed = {name for name, route in configured.routes.items() if route.models is not None}
+        routed = {name: route.models for name, route in configured.routes.items() if route.models is not None}
         return Known(
             deployments=generation.table.deployments.keys(),
             backends=self._registry.backends.keys(),
-            aliases=offered | routed | configured.aliases.keys(),
+            aliases=offered | routed.keys() | configured.aliases.keys(),
+            configured=Overrides(
+                deployments={
+                    id_: configured_keys(configured, self._declared(one.spec))
+                    for id_ in command.deployments
+                    if (one := generation.table.deployments.get(id_))
+                },
+                backends={name: (configured.backends.get(name) or BackendTable()).enabled for name in command.backends},
+                aliases=routed | configured.aliases,
+            ),
         )
+
+    def _declared(self, spec: ModelSpec) -> ModelSpec:
+        """Return what a plugin says of a deployment, or the defaults."""
+        declared = (one.spec for one in self._registry.models if one.spec.deployment == spec.deployment)
+        return next(declared, None) or ModelSpec(name=spec.name, backend=spec.backend)
 
     def _sensible(
         self, configured: Settings, overrides: Overrides, *, number: int, checked: Generation | None = None
@@ -210,7 +226,8 @@ class Administration:
         replicas = who.replicas(deployment)
         if action in _STARTING:
             if disabled := why_disabled(generation, deployment):
-                message = f"{deployment} cannot be loaded: {disabled}. Enable it first: python -m core enable."
+                remedy = how_to_enable(generation, deployment)
+                message = f"{deployment} cannot be loaded: {disabled}. Enable it first: {remedy}."
                 raise RefusedError(409, "disabled", message)
             if all(replica.state == "absent" for replica in replicas):
                 raise RefusedError(409, "absent", f"{deployment} cannot be loaded: {replicas[0].reason}.")
@@ -246,10 +263,13 @@ class Administration:
                 self._events.add("configuration", data={"generation": before.number, "refused": message})
             raise RefusedError(400, "invalid_configuration", message) from error
         found = difference(before.configured, read)
-        told = {
+        missing = await asyncio.to_thread(absent_weights, sense[0].table, settings)
+        told: dict[str, Any] = {
             "generation": before.number,
             "changed": list(found.changed),
             "restart_needed": [*found.restart_needed, *installed_since(self._registry)],
+            "overridden": list(overridden(before.configured, settings, sense[0].overrides)),
+            "warnings": [*sense[0].table.warnings, *missing],
             **forecast(before, sense[0], who.replicas),
         }
         if dry_run:
@@ -264,7 +284,7 @@ class Administration:
             await who.take_over(generation)
         keys = ", ".join(str(one["key"]) for one in found.changed)
         _log.info("generation %d: the configuration was read again; changed: %s", told["generation"], keys)
-        for sentence in found.restart_needed:
+        for sentence in [*found.restart_needed, *told["overridden"]]:
             _log.warning("%s", sentence)
         self._events.add("configuration", data=told)
         return told

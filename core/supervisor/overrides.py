@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
@@ -14,7 +14,7 @@ from core.settings import DeploymentTable, SettingsError
 from core.wire.control import Change, DeploymentOverride, Overrides
 from core.words import closest, describe, did_you_mean
 
-__all__ = ["Known", "RefusedError", "apply", "joined", "parted", "sensible", "why_disabled"]
+__all__ = ["Known", "RefusedError", "apply", "how_to_enable", "joined", "parted", "sensible", "why_disabled"]
 
 _KEYS = DeploymentOverride.__struct_fields__
 _ValueT = TypeVar("_ValueT")
@@ -32,15 +32,19 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Known:
-    """The names that there are without any change; ``aliases``: declared or configured."""
+    """The names that there are without any change; ``aliases``: declared or configured.
+
+    ``configured``: what the names of a command have without any change, written as changes.
+    """
 
     deployments: Iterable[str]
     backends: Iterable[str]
     aliases: Iterable[str]
+    configured: Overrides = field(default_factory=Overrides)
 
 
 def apply(overrides: Overrides, change: Change, known: Known) -> Overrides:
-    """Return ``overrides`` after ``change``.
+    """Return ``overrides`` after ``change``. What is set to what is configured is no override: it is taken back.
 
     Raises:
         RefusedError: names that are not known, else keys or values that are wrong; all of them, one a line.
@@ -63,15 +67,17 @@ def apply(overrides: Overrides, change: Change, known: Known) -> Overrides:
         if name.startswith("@"):
             backends.pop(name[1:], None)
     for id_, keys in change.deployments.items():
+        configured = known.configured.deployments.get(id_)
+        others = {key: None if value == getattr(configured, key, None) else value for key, value in keys.items()}
         before = msgspec.structs.asdict(deployments.get(id_) or DeploymentOverride())
-        deployments[id_] = msgspec.convert({**before, **keys}, DeploymentOverride)
+        deployments[id_] = msgspec.convert({**before, **others}, DeploymentOverride)
         if deployments[id_] == DeploymentOverride():
             del deployments[id_]
     for name, enabled in change.backends.items():
-        _put(backends, name, enabled)
+        _put(backends, name, None if enabled == known.configured.backends.get(name) else enabled)
     for name, targets in change.aliases.items():
         there = targets or (targets is not None and name in known.aliases)
-        _put(aliases, name, targets if there else None)
+        _put(aliases, name, targets if there and targets != known.configured.aliases.get(name) else None)
     return Overrides(deployments=deployments, backends=backends, aliases=aliases)
 
 
@@ -156,6 +162,18 @@ def why_disabled(generation: Generation, deployment: str) -> str:
         return f"its backend {backend} is disabled {where}"
     own = overrides.deployments.get(deployment)
     return "disabled at run time" if own and own.enabled is False else "disabled in the configuration"
+
+
+def how_to_enable(generation: Generation, deployment: str) -> str:
+    """Return the commands that enable a deployment."""
+    spec, settings = generation.table.deployments[deployment].spec, generation.settings
+    backend, own = settings.backends.get(spec.backend), settings.deployments.get(deployment)
+    commands = []
+    if backend is not None and not backend.enabled:
+        commands.append(f"python -m core enable --backend {spec.backend}")
+    if not commands or (own is not None and own.enabled is False):
+        commands.append(f"python -m core enable {deployment}")
+    return " && ".join(commands)
 
 
 def _single(overrides: Overrides) -> Iterator[tuple[str, Overrides]]:

@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from core.settings import BackendTable, DeploymentTable, RouteTable, Settings
+from core.wire.control import Overrides
 from core.words import masked
 
-__all__ = ["Difference", "difference", "with_what_stays"]
+__all__ = ["Difference", "difference", "overridden", "with_what_stays"]
 
 _RESTART: Mapping[str, str] = {
     "plugins": "plugins are loaded when the gateway starts",
@@ -59,6 +62,34 @@ def difference(before: Settings, after: Settings) -> Difference:
         if why := _RESTART.get(".".join(path[:2])) or _RESTART.get(path[0]):
             restart.append(f"{key}: {why}; restart the gateway to apply it")
     return Difference(changed=tuple(changed), restart_needed=tuple(restart))
+
+
+def overridden(before: Settings, after: Settings, overrides: Overrides) -> Iterator[str]:
+    """Yield a sentence for each key that differs and over which a change at run time lies."""
+    for id_, override in overrides.deployments.items():
+        old, new = (one.deployments.get(id_) or DeploymentTable() for one in (before, after))
+        for key, value in msgspec.structs.asdict(override).items():
+            if value is not None and getattr(old, key) != getattr(new, key):
+                yield _still(f'deployments."{id_}".{key}', value, id_)
+    for name, enabled in overrides.backends.items():
+        old_backend, new_backend = (one.backends.get(name) or BackendTable() for one in (before, after))
+        if old_backend.enabled != new_backend.enabled:
+            yield _still(f"backends.{name}.enabled", enabled, f"@{name}")
+    for name, targets in overrides.aliases.items():
+        if _meaning(before, name) != _meaning(after, name):
+            yield _still(f"aliases.{name}", targets, name)
+
+
+def _still(key: str, value: object, name: str) -> str:
+    held = msgspec.json.encode(value).decode()
+    return (
+        f"{key}: it was set to {held} at run time, which still holds; take that back with: python -m core reset {name}"
+    )
+
+
+def _meaning(settings: Settings, alias: str) -> tuple[str, ...] | None:
+    route = settings.routes.get(alias)
+    return settings.aliases.get(alias) or (route.models if route else None)
 
 
 def with_what_stays(before: Settings, after: Settings) -> Settings:

@@ -157,8 +157,8 @@ class Truth:
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
     out: dict[str, str] = field(default_factory=dict)
 
-    def deployments(self) -> dict[str, Shall]:
-        """By id."""
+    def configured(self) -> dict[str, Shall]:
+        """What the file says of each deployment, by id."""
         configured = {
             "echo@echo": Shall(replicas=2),
             "fast@faults": Shall(replicas=2),
@@ -169,6 +169,11 @@ class Truth:
         }
         if self.file == "more":
             configured["more@faults"] = Shall()
+        return configured
+
+    def deployments(self) -> dict[str, Shall]:
+        """By id."""
+        configured = self.configured()
         for name, one in configured.items():
             override = self.overrides.get(name, {})
             one.enabled = override.get("enabled", one.enabled) and self.backends.get(name.partition("@")[2], True)
@@ -228,15 +233,16 @@ class Truth:
         return after
 
     def override(self, deployment: str, key: str, value: Any) -> None:
+        """What is set to what is configured is no override; of other keys it makes no difference here."""
         self.overrides.setdefault(deployment, {})[key] = value
-        if value is None:
+        if value is None or value == getattr(self.configured()[deployment], key, None):
             del self.overrides[deployment][key]
         if not self.overrides[deployment]:
             del self.overrides[deployment]
 
     def switch(self, backend: str, enabled: bool | None) -> None:
         self.backends.pop(backend, None)
-        if enabled is not None:
+        if enabled is False:  # else it is as configured
             self.backends[backend] = enabled
 
     def name(self, alias: str, targets: tuple[str, ...] | None) -> None:

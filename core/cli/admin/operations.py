@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,8 @@ def reload(arguments: argparse.Namespace) -> int:
         print(f"{one['key']}: {json.dumps(one['before'])} -> {json.dumps(one['after'])}")
     for sentence in told["restart_needed"]:
         print(f"needs a restart: {sentence}")
+    for sentence in told["overridden"]:
+        print(f"overridden: {sentence}")
     for effect in ("restarts", "starts", "ends"):
         if told[effect]:
             print(f"{effect} replicas of: {', '.join(told[effect])}")
@@ -45,4 +48,6 @@ def reload(arguments: argparse.Namespace) -> int:
         print("Nothing has changed.")
     elif not arguments.dry_run:
         print(f"In effect: generation {told['generation']}.")
+    for sentence in told["warnings"]:
+        print(f"warning: {sentence}", file=sys.stderr)
     return 0

@@ -16,8 +16,9 @@ from core.api.protocols import ReplicaState
 from core.api.requests import Task
 from core.api.specs import LoadMode, ModelSpec
 from core.http.gateway import Gateway
+from core.routing.overrides import configured as as_configured
 from core.routing.table import Deployment
-from core.settings import BackendTable, DeploymentTable, Settings
+from core.settings import BackendTable
 from core.wire.control import DeploymentOverride, ReplicaStatus
 
 __all__ = [
@@ -184,6 +185,8 @@ class Reloaded(_View, frozen=True, kw_only=True):
 
     Attributes:
         restart_needed: a sentence for each thing that only a restart of the gateway changes.
+        overridden: a sentence for each changed key over which a change at run time lies, which still holds.
+        warnings: what `check` warns of, such as weights that are not there.
         restarts: the deployments of which replicas are replaced, one after another.
         starts: those of which replicas are started.
         ends: those of which replicas are drained and ended.
@@ -192,6 +195,8 @@ class Reloaded(_View, frozen=True, kw_only=True):
     generation: int
     changed: list[ChangedKey]
     restart_needed: list[str]
+    overridden: list[str]
+    warnings: list[str]
     restarts: list[str]
     starts: list[str]
     ends: list[str]
@@ -227,7 +232,7 @@ def _declared(gateway: Gateway) -> dict[str, ModelSpec]:
 def _deployment(gateway: Gateway, one: Deployment, declared: Mapping[str, ModelSpec]) -> DeploymentView:
     generation, status = gateway.generation, gateway.fleet.status(one.id)
     spec = declared.get(one.id) or ModelSpec(name=one.spec.name, backend=one.spec.backend)
-    configured = _configured(generation.configured, one.id, spec)
+    configured = msgspec.structs.asdict(as_configured(generation.configured, spec))
     overrides = generation.overrides.deployments.get(one.id) or DeploymentOverride()
     changed = {key: value for key, value in msgspec.structs.asdict(overrides).items() if value is not None}
     estimate = one.spec.memory_bytes
@@ -299,17 +304,6 @@ def alias(gateway: Gateway, name: str) -> AliasView:
         configured=generation.configured.aliases.get(name, route.models if route else None),
         override=override,
     )
-
-
-def _configured(settings: Settings, name: str, spec: ModelSpec) -> dict[str, Any]:
-    """The changeable keys without what was changed: of the configuration, else as declared, else by default."""
-    table = settings.deployments.get(name) or DeploymentTable()
-    given = {key: getattr(table, key) for key in Changeable.__struct_fields__}
-    for source in (spec, settings.limits):
-        for key, value in given.items():
-            if value is None:
-                given[key] = getattr(source, key, None)
-    return given
 
 
 def _replica(gateway: Gateway, status: ReplicaStatus) -> ReplicaView:

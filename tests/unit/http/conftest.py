@@ -102,7 +102,8 @@ class Supervisor:
             states = [{"replica": one.replica, "state": one.state} for one in replicas]
             return AdminReply(body=msgspec.json.encode({"replicas": states}))
         return AdminReply(
-            body=b'{"generation": 3, "changed": [], "restart_needed": [], "restarts": [], "starts": [], "ends": []}'
+            body=b'{"generation": 3, "changed": [], "restart_needed": [], "overridden": [], "warnings": [], '
+            b'"restarts": [], "starts": [], "ends": []}'
         )
 
     def change(self, command: Change) -> None:

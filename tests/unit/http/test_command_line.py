@@ -170,15 +170,20 @@ async def test_reload_prints_the_difference(run, lab, capsys) -> None:
         "generation": 5,
         "changed": [{"key": "routing.policy", "before": "least_loaded", "after": "sticky"}],
         "restart_needed": ["the plugin sticky was installed"],
+        "overridden": ["x: y still holds"],
+        "warnings": ["a@echo: weights are not on disk"],
         "restarts": ["a@echo", "b@echo"],
         "starts": [],
         "ends": ["c@echo"],
     }
     lab.supervisor.replies += [AdminReply(body=json.dumps(body).encode())] * 2
     assert await run("reload") == 0
-    assert capsys.readouterr().out.splitlines() == [
+    captured = capsys.readouterr()
+    assert captured.err == "warning: a@echo: weights are not on disk\n"
+    assert captured.out.splitlines() == [
         'routing.policy: "least_loaded" -> "sticky"',
         "needs a restart: the plugin sticky was installed",
+        "overridden: x: y still holds",
         "restarts replicas of: a@echo, b@echo",
         "ends replicas of: c@echo",
         "In effect: generation 5.",

@@ -41,6 +41,12 @@ REGISTRY = replace(
 )
 
 
+AS_IT_IS = {"enabled": True, "priority": 1, "weight": 1.0, "replicas": 1, "pinned": False} | {
+    "max_waiting": 128,
+    "max_waiting_prompt_tokens": 262_144,
+}
+
+
 class House:
     """Carries out what it is told, and remembers it."""
 
@@ -101,7 +107,7 @@ async def test_a_change_is_kept_told_and_in_effect(house):
 
 async def test_the_log_tells_what_a_change_changes_and_not_all_that_was_changed_before(house, caplog):
     caplog.set_level(logging.INFO)
-    await house(Change(deployments={"a@echo": {"priority": 7, "weight": 2.0}}, backends={"echo": True}))
+    await house(Change(deployments={"a@echo": {"priority": 7, "weight": 2.0}}, backends={"echo": False}))
     caplog.clear()
     await house(Change(deployments={"a@echo": {"weight": None}}, aliases={"x": ("a",)}))
     told = 'changed at run time: {"deployments":{"a@echo":{"priority":7}},"aliases":{"x":["a"]}}'
@@ -128,6 +134,83 @@ async def test_a_change_that_cannot_be_kept_is_not_made(tmp_path):
     assert (reply.status, reply.code) == (409, "not_kept")
     assert reply.message.startswith("Nothing was changed: ")
     assert (house.generation is before, house.events.after(0)) == (True, [])
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [Change(deployments={"a@echo": {"enabled": value}}) for value in (False, True)],
+        [Change(deployments={"a@echo": {key: value}}) for key, value in (("weight", 2.0), ("weight", 1))],
+        [Change(deployments={"a@echo": {"replicas": 2, "max_waiting": 7}}), Change(deployments={"a@echo": AS_IT_IS})],
+        [Change(backends={"echo": value}) for value in (False, True)],
+        [Change(aliases={"file": value}) for value in ((), ("a@echo",))],
+        [Change(aliases={"route": value}) for value in (("a@echo",), ("a",))],
+    ],
+)
+async def test_what_is_set_to_what_is_configured_is_no_override(tmp_path, commands):
+    """So that none is left to hide a later configuration."""
+    configured = Settings(aliases={"file": "a@echo"}, routes={"route": {"models": "a"}})
+    house = House(tmp_path, settings=configured)
+    assert (await house(Reload())).status == 200
+    first, last = commands
+    await house(first)
+    assert house.generation.overrides != Overrides()
+    await house(last)
+    assert house.generation.overrides == OverrideStore(house.database).load() == Overrides()
+
+
+async def test_what_is_declared_counts_as_configured_and_what_is_configured_counts_more(tmp_path):
+    house = House(tmp_path, settings=Settings(deployments={"a@echo": {"priority": 7}}))
+    await house(Reload())
+    await house(priority(1))
+    assert house.generation.table.deployments["a@echo"].spec.priority == 1
+    await house(priority(7))
+    assert house.generation.overrides == Overrides()
+
+
+async def test_a_reload_tells_which_overrides_hide_what_it_changes_and_what_check_warns_of(tmp_path):
+    house = House(tmp_path, settings=Settings())
+    await house(
+        Change(
+            deployments={"a@echo": {"priority": 7, "weight": 2.0}}, backends={"echo": False}, aliases={"x": ("a@echo",)}
+        )
+    )
+    house.read = Settings(
+        deployments={"a@echo": {"priority": 3}, "new@echo": {"source": "/nowhere/at/all"}},
+        backends={"echo": {"enabled": False}},
+        aliases={"x": "a"},
+    )
+    told = json.loads((await house(Reload())).body)
+    remedy = "at run time, which still holds; take that back with: python -m core reset"
+    assert told["overridden"] == [
+        f'deployments."a@echo".priority: it was set to 7 {remedy} a@echo',
+        f"backends.echo.enabled: it was set to false {remedy} @echo",
+        f'aliases.x: it was set to ["a@echo"] {remedy} x',
+    ]
+    assert any("no deployment is enabled" in warning for warning in told["warnings"])
+    await house(Change(reset=("*",)))
+    house.read = Settings(deployments={"new@echo": {"source": "/nowhere/at/all"}})
+    told = json.loads((await house(Reload())).body)
+    assert told["overridden"] == []
+    assert [warning.partition(":")[0] for warning in told["warnings"]] == ["new@echo"]
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (Change(deployments={"a@echo": {"enabled": False}}), "python -m core enable a@echo."),
+        (Change(backends={"echo": False}), "python -m core enable --backend echo."),
+        (
+            Change(deployments={"a@echo": {"enabled": False}}, backends={"echo": False}),
+            "python -m core enable --backend echo && python -m core enable a@echo.",
+        ),
+    ],
+)
+async def test_who_loads_what_is_disabled_is_told_how_to_enable_it(house, change, remedy):
+    await house(change)
+    reply = await house(Operate(deployment="a@echo", action="load"))
+    assert (reply.status, reply.code) == (409, "disabled")
+    assert reply.message.endswith(f"Enable it first: {remedy}")
 
 
 def locked(database) -> sqlite3.Connection:

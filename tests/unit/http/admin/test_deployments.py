@@ -364,8 +364,8 @@ async def test_reset_takes_back_what_is_named(lab) -> None:
 async def test_reload_tells_what_changed(lab) -> None:
     told = (await lab.client.post("reload?dry_run=true")).json()
 
-    effects = {"restarts": [], "starts": [], "ends": []}
-    assert told == {"generation": 3, "changed": [], "restart_needed": [], **effects}
+    effects = ("changed", "restart_needed", "overridden", "warnings", "restarts", "starts", "ends")
+    assert told == {"generation": 3, **{effect: [] for effect in effects}}
     assert lab.supervisor.commands[0].dry_run is True
     lab.supervisor.replies.append(AdminReply(status=400, message="gateway.toml: x: wrong", code="invalid_settings"))
     refused = await lab.client.post("reload")
