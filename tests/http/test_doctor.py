@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.timeout(120)
 
 QUICK = """
 [plugins]
-allow = ["echo"]
+allow = ["echo", "shy"]
 [supervisor]
 backoff_initial_s = 0.2
 status_interval_s = 0.05
@@ -25,10 +26,15 @@ database = "mine.sqlite3"
 """
 
 
-def doctor(folder: Path, config: str, *options: str) -> tuple[int, str, str]:
+def doctor(folder: Path, config: str, *options: str, path: Path | None = None) -> tuple[int, str, str]:
+    """Run it, with the packages of the folder ``path`` beside those that are installed."""
     (folder / "gateway.toml").write_text(QUICK + config)
     done = subprocess.run(
-        [sys.executable, "-m", "core", "doctor", *options], cwd=folder, capture_output=True, text=True
+        [sys.executable, "-m", "core", "doctor", *options],
+        cwd=folder,
+        env=os.environ | ({"PYTHONPATH": str(path)} if path else {}),
+        capture_output=True,
+        text=True,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -71,6 +77,37 @@ def test_a_configuration_in_order_passes(tmp_path: Path) -> None:
     assert output.count("dies in mid-answer, and there is no other") == 2
     assert 'advice: [routes."echo"] continuation = "off"' in output
     assert "No drill failed." in output
+    assert "2 skipped." in output.splitlines()[-1]
+
+
+def test_what_nobody_met_is_no_success(tmp_path: Path) -> None:
+    """A policy that avoids the faulty replicas: the end says so, and so does the exit code."""
+    package = tmp_path / "site"
+    (package / "shy-1.dist-info").mkdir(parents=True)
+    (package / "shy-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: shy\nVersion: 1\n")
+    (package / "shy-1.dist-info" / "entry_points.txt").write_text("[gateway.plugins]\nshy = shy\n")
+    (package / "shy.py").write_text(
+        """
+from core.api import PolicySpec, hookimpl
+
+class Shy:
+    def __init__(self, settings): ...
+    def rank(self, request, candidates):
+        return sorted(candidates, key=lambda candidate: candidate.replica, reverse=True)
+
+@hookimpl
+def gateway_policies():
+    return (PolicySpec(name="shy", policy=Shy),)
+"""
+    )
+    code, output, errors = doctor(
+        tmp_path,
+        '[routing]\npolicy = "shy"\nattempt_timeout_s = 2.5\nbreaker_failures = 31',
+        path=package,
+    )
+    assert code == 3, output + errors
+    assert "unmet: nothing was learnt" in output.splitlines()[-1]
+    assert "The policy never chose it" in output
 
 
 def test_a_mistake_is_told_before_anything_starts(tmp_path: Path) -> None:

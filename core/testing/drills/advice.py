@@ -74,7 +74,7 @@ def _of_routing(settings: Settings) -> Iterator[str]:
 
 def _of_route(route: RouteUnderDrill, settings: Settings) -> Iterator[str]:
     where, options = ", ".join(route.names), route.options
-    if options.attempt_timeout_s is None:
+    if options.attempt_timeout_s is None and options.hedge_after_s is None:
         limit_s = min(settings.supervisor.stall_timeout_s, settings.limits.first_token_timeout_s)
         yield (
             f"{where} attempt_timeout_s is unset: a replica that hangs before its first token keeps a request for "

@@ -14,7 +14,8 @@ from core.testing.drills.declared import TOKENS, Drill
 
 __all__ = ["SOUND", "RouteUnderDrill", "configuration_of", "journal_of", "to_toml"]
 
-SOUND = "sound"
+SOUND = "unharmed"
+"""Last by name, so that a policy which leaves equals in their order asks each faulty replica."""
 _PLUGIN = "faults"
 _TOKENS_PER_S = 200.0
 

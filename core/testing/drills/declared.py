@@ -127,6 +127,8 @@ def limits_of(drill: Drill, settings: Settings, options: RouteOptions) -> list[t
         limits = [stall, (settings.limits.first_token_timeout_s, "limits.first_token_timeout_s")]
         if options.attempt_timeout_s is not None:
             limits.append((options.attempt_timeout_s, "attempt_timeout_s"))
+        if options.hedge_after_s is not None:
+            limits.append((options.hedge_after_s, "hedge_after_ms"))
         return sorted(limits)
     if drill.breaker:
         return [(settings.routing.breaker_open_s, "routing.breaker_open_s")]

@@ -107,7 +107,7 @@ class _Meeting:
         if one.ending == "late":
             yield f"{kind} hung: {one.detail}"
         elif one.took_s > self._next_s:
-            yield f"{kind} took {one.took_s:.1f} s, although {self._limit} is {self._longest_s:g}"
+            yield f"{kind} took {one.took_s:.1f} s, although {self._limit} is {self._longest_s:g} s"
         elif one.ending == "illegal":
             yield f"{kind} ended in no legal way: {one.detail}"
         elif one.ending == "whole" and one.text != expected:

@@ -27,7 +27,7 @@ from core.testing.drills import (
     to_toml,
 )
 from core.testing.drills.asking import Heard, ask, expected_text
-from core.testing.drills.configuration import journal_of
+from core.testing.drills.configuration import SOUND, journal_of
 from core.testing.faults.plugin import Fault, FaultsSettings, Garbage
 
 BY_ID = {drill.id: drill for drill in DRILLS}
@@ -114,7 +114,7 @@ class MadeUp:
         deployment = {"state": "ready", "in_flight": 0, "queued": 0, "replicas": [replica | health]}
         self.health = {
             "requests_in_flight": 0,
-            "deployments": {f"{drill.id}@faults": deployment, "sound@faults": deployment},
+            "deployments": {f"{drill.id}@faults": deployment, f"{SOUND}@faults": deployment},
         }
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -287,9 +287,12 @@ def test_the_configuration_of_a_drill(settings: Settings, tmp_path: Path) -> Non
     assert drilled.admin.key is None
     assert drilled.admin.database.parent == tmp_path
     route = table.resolve("drill/hang")
-    assert [[one.id for one in tier] for tier in route.tiers] == [["hang@faults", "sound@faults"]]
+    assert [[one.id for one in tier] for tier in route.tiers] == [["hang@faults", f"{SOUND}@faults"]]
     assert (route.policy, route.options.attempt_timeout_s, route.options.hedge_after_s) == ("sticky", 2.5, 0.3)
     assert [[one.id for one in tier] for tier in table.resolve("drill/alone-after").tiers] == [["alone-after@faults"]]
+    for drill in DRILLS:  # a policy that leaves equals in their order asks the faulty replica of each
+        (tier,) = table.resolve(f"drill/{drill.id}").tiers
+        assert tier[0].id == f"{drill.id}@faults"
 
 
 def test_a_gateway_without_plugins_is_drilled_too(tmp_path: Path) -> None:
@@ -307,6 +310,7 @@ def test_how_long_a_hang_lasts() -> None:
     settings, hang = Settings(), BY_ID["hang"]
     assert time_of(hang, settings, RouteOptions()) == (60.0, "supervisor.stall_timeout_s")
     assert time_of(hang, settings, RouteOptions(attempt_timeout_s=2.0)) == (2.0, "attempt_timeout_s")
+    assert time_of(hang, settings, RouteOptions(hedge_after_s=0.8)) == (0.8, "hedge_after_ms")
     impatient = Settings(limits={"first_token_timeout_s": 5.0})
     assert time_of(hang, impatient, RouteOptions()) == (5.0, "limits.first_token_timeout_s")
     assert time_of(BY_ID["stall"], settings, RouteOptions(attempt_timeout_s=2.0))[0] == 60.0
@@ -331,6 +335,8 @@ def test_advice() -> None:
     assert about(plain, "nobody to fail over to", "echo")
     assert not about(plain, "continuation")
     assert not about(plain, "retry")
+    hedged = Settings(**echo, routes={"echo": {"hedge_after_ms": 800}})
+    assert not about(hedged, '[routes."echo"]', "attempt_timeout_s")
     good = Settings(**echo, routing={"attempt_timeout_s": 5.0}, deployments={"echo@echo": {"replicas": 2}})
     assert [line for line in said(good) if "same weights" not in line] == []
     bad = Settings(**echo, routing={"retry_burst": 0.0, "continuation": "off"})
