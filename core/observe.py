@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import TextIO
 
 import msgspec
 
@@ -20,13 +21,25 @@ _replicas = logging.getLogger("gateway.replica")
 
 def configure_logging(level: str) -> None:
     """Send the gateway's log lines to standard error; other libraries' logging is left alone. Idempotent."""
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(logging.Formatter(_FORMAT))
     for name in _ROOTS:
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(level)
         logger.propagate = False
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes tracebacks as Python does, whoever reads them: Sanic's command line has `StreamHandler` draw boxes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.emit`."""
+        try:
+            self.stream.write(self.format(record) + self.terminator)
+            self.flush()
+        except Exception:  # noqa: BLE001 - as of any handler
+            self.handleError(record)
 
 
 class LogObserver:

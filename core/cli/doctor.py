@@ -22,6 +22,7 @@ from core.testing.drills import (
     Drill,
     Finding,
     RouteUnderDrill,
+    Verdict,
     advice,
     configuration_of,
     remedy,
@@ -138,7 +139,7 @@ def _remedy(finding: Finding, route: RouteUnderDrill, settings: Settings) -> str
     return remedy(drill, settings, route.options) if drill and finding.verdict == "failed" else ""
 
 
-def _sum(count: Counter[str]) -> str:
+def _sum(count: Counter[Verdict]) -> str:
     told = [f"{count['failed'] or 'No'} {'drills' if count['failed'] > 1 else 'drill'} failed."]
     told += [f"{count['unmet']} unmet: nothing was learnt of what they are about."] if count["unmet"] else []
     told += [f"{count['skipped']} skipped."] if count["skipped"] else []

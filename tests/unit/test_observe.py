@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -55,6 +57,27 @@ def test_one_line_a_change(caplog: pytest.LogCaptureFixture) -> None:
         )
 
     assert caplog.messages == ["m@b#0 starting -> ready", "m@b#0 ready -> failed: SIGKILL, 5 times"]
+
+
+def test_a_traceback_is_plain_under_sanics_command_line() -> None:
+    """Which has every `logging.StreamHandler` draw boxes with pictures in them, wherever its output goes."""
+    program = """
+import logging
+import sanic.__main__
+from core.observe import configure_logging
+
+configure_logging("INFO")
+try:
+    {}["x"]
+except KeyError:
+    logging.getLogger("gateway").exception("it failed")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    lines = done.stderr.splitlines()
+    assert lines[0].endswith("ERROR gateway: it failed")
+    assert (lines[1], lines[-1]) == ("Traceback (most recent call last):", "KeyError: 'x'")
+    assert done.stderr.isascii()
 
 
 def test_configuring_twice_writes_each_line_once(capsys: pytest.CaptureFixture[str]) -> None:
