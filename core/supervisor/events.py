@@ -28,6 +28,7 @@ class Events:
         self._added = asyncio.Event()
         self.newest = int(time.time() * 1000)
         """Id of the last event, or of none before the first."""
+        self._begin = self.newest
 
     def add(self, kind: EventKind, subject: str = "", data: Mapping[str, Any] | None = None) -> None:
         """Note that something changed."""
@@ -42,12 +43,13 @@ class Events:
     def after(self, number: int) -> list[AdminEvent]:
         """Return the events above ``number``; the first says how many before it were missed.
 
-        A number that was never given is of another supervisor: all that is kept is new then.
+        A number that was never given is of another supervisor: all that is kept is new then. Of the events of another
+        one nobody knows how many were missed; they are not counted.
         """
         if number > self.newest:
             return list(self._kept)
         new = [event for event in self._kept if event.id > number]
-        if new and (missed := new[0].id - number - 1):
+        if new and (missed := new[0].id - max(number, self._begin) - 1):
             new[0] = msgspec.structs.replace(new[0], missed=missed)
         return new
 

@@ -32,6 +32,17 @@ def test_only_the_last_are_kept_and_a_gap_is_told():
     assert [one.missed for one in events.after(events.newest - 2)] == [0, 0]
 
 
+def test_what_was_missed_is_counted_from_this_supervisors_first_event():
+    """A listener who asks for all, or for what came after another supervisor's event, has not missed the years before."""
+    events = Events(3)
+    begin = events.newest
+    events.add("overrides")
+    assert [one.missed for number in (0, begin - 50, begin) for one in events.after(number)] == [0, 0, 0]
+    for _ in range(4):
+        events.add("overrides")
+    assert [one.missed for one in events.after(0)] == [2, 0, 0]
+
+
 def test_a_new_supervisor_gives_higher_ids_than_the_old_one_had():
     old = Events(3)
     for _ in range(5):
