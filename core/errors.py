@@ -100,8 +100,8 @@ class GatewayError(Exception):
     # --- the gateway is at fault, or busy
 
     @classmethod
-    def not_ready(cls, message: str, *, retry_after_s: float) -> GatewayError:
-        """503: known, but nothing can serve it now; the message says why."""
+    def not_ready(cls, message: str, *, retry_after_s: float | None) -> GatewayError:
+        """503: known, but nothing can serve it now; the message says why. None: not before an operator did something."""
         return cls(
             message, status=503, type="server_error", code="model_not_ready", param="model", retry_after_s=retry_after_s
         )

@@ -318,11 +318,11 @@ class Search:
             said = self._rejections[0].message if self._rejections else "each of them has said so a moment ago."
             return GatewayError.busy(f"Every queue of '{name}' is full: {said}", retry_after_s=min(waits))
         reasons, retries = [], []
-        for deployment in (deployment for tier in self._tiers for deployment in tier):
-            status = self._fleet.status(deployment.id)
-            retries += [one.retry_in_s for one in status.replicas if one.retry_in_s is not None]
-            if status.state != "ready":
-                reasons.append(f"{deployment.id} is {status.state}" + (f" ({status.reason})" if status.reason else ""))
+        statuses = [self._fleet.status(deployment.id) for tier in self._tiers for deployment in tier]
+        for one in statuses:
+            retries += [replica.retry_in_s for replica in one.replicas if replica.retry_in_s is not None]
+            if one.state != "ready":
+                reasons.append(f"{one.deployment} is {one.state}" + (f" ({one.reason})" if one.reason else ""))
         for replica in untried:
             if not replica.breaker.admits(now_s):
                 reasons.append(f"{replica.name} is left out by its circuit breaker ({replica.breaker.reason})")
@@ -330,9 +330,9 @@ class Search:
         reasons += [f"{one} is disabled" for one in self._fleet.table.disabled_behind(name)]
         if self._left_out:
             reasons.append(f"the routing policy {self._route.policy} left every candidate of a tier out")
-        return GatewayError.not_ready(
-            f"The model '{name}' cannot be served now: {'; '.join(reasons)}.", retry_after_s=min(retries, default=2.0)
-        )
+        told = f"The model '{name}' cannot be served now: {'; '.join(reasons)}."
+        only_absent = all(one.state == "absent" for one in statuses)  # then it takes an operator, and not a while
+        return GatewayError.not_ready(told, retry_after_s=min(retries, default=None if only_absent else 2.0))
 
 
 def _unreachable(work: Work, error: OSError) -> ReplicaFailedError:

@@ -200,6 +200,18 @@ async def test_nobody_ready_is_503_with_every_reason(lab: Lab) -> None:
     assert "exit code 1" in error.message
 
 
+async def test_a_client_of_a_model_without_weights_is_not_told_to_come_back_in_a_moment(lab: Lab) -> None:
+    """Only an operator can bring them; where anything else may come by itself, it is worth another try."""
+    lab.deployment("a@b")
+    lab.deployment("c@b")
+    lab.set("a@b", "absent", reason="run python -m core pull a")
+    lab.set("c@b", "absent")
+    error = await refused(lab, ["a@b"], ["c@b"])
+    assert (error.status, error.headers()) == (503, {})
+    lab.set("c@b", "starting")
+    assert (await refused(lab, ["a@b"], ["c@b"])).headers() == {"Retry-After": "2"}
+
+
 async def test_an_on_demand_deployment_is_waited_for(lab: Lab) -> None:
     lab.deployment("m@b", load="on_demand")
     lab.deployment("low@b")
