@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from core.api import SpecError
 from core.cli import admin, chat, check, doctor, listing, pull
-from core.cli.common import CommandError
+from core.cli.common import DEFAULT_URL, URL_VARIABLE, CommandError
 from core.errors import GatewayError
 from core.models import PullError
 from core.registry import RegistryError
@@ -56,7 +56,12 @@ def _parser() -> argparse.ArgumentParser:
 
     add("plugins", listing.plugins, "list the plugins found and what each brought", json=True)
     add("models", listing.models, "list the deployments and whether their weights are here", json=True)
-    add("aliases", listing.aliases, "list the aliases, where they lead and who declared them", json=True)
+    add(
+        "aliases",
+        listing.aliases,
+        "list the aliases of the configuration, where they lead and who declared them",
+        json=True,
+    )
     add("check", check.check, "check configuration and plugins; start nothing", json=False)
     doctor.add_command(add)
     puller = add("pull", pull.pull_names, "fetch the weights of models", json=True)
@@ -64,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     puller.add_argument("--end-with-stdin", action="store_true", help="end when standard input does")
     admin.add_commands(add)
     chatter = add("chat", chat.chat, "talk to a model of the running gateway", json=False)
-    chatter.add_argument("--url", default="http://127.0.0.1:8080", help="the gateway; default: %(default)s")
+    chatter.add_argument("--url", help=f"the gateway; default: ${URL_VARIABLE}, {DEFAULT_URL}")
     chatter.add_argument("--model", metavar="NAME", help="model or alias; default: the first that is active")
     chatter.add_argument("message", nargs="?", help="say this, print the answer and end")
     return parser

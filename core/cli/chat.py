@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from core.cli.common import CommandError
+from core.cli.common import URL_VARIABLE, CommandError, url_of_gateway
 
 __all__ = ["chat"]
 
@@ -26,10 +26,9 @@ def chat(arguments: argparse.Namespace) -> int:
         if not message:
             msg = "Standard input is empty: pipe in a message, give one as an argument, or run in a terminal."
             raise CommandError(msg)
+    url = url_of_gateway(arguments)
     # Not through a proxy of the environment: the gateway is usually this machine.
-    with httpx.Client(
-        base_url=arguments.url.rstrip("/").removesuffix("/v1"), timeout=_TIMEOUT, trust_env=False
-    ) as client:
+    with httpx.Client(base_url=url, timeout=_TIMEOUT, trust_env=False) as client:
         try:
             model = arguments.model or _first_active(client)
             if message is not None:
@@ -37,7 +36,10 @@ def chat(arguments: argparse.Namespace) -> int:
             else:
                 _converse(client, model)
         except httpx.HTTPError as error:
-            msg = f"{arguments.url} cannot be talked to ({error or type(error).__name__}): is the gateway running?"
+            msg = (
+                f"{url} cannot be talked to ({error or type(error).__name__}): is the gateway running? "
+                f"Name another one with --url, or in {URL_VARIABLE}."
+            )
             raise CommandError(msg) from error
     return 0
 

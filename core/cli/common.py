@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Sequence
 
 from core.registry import Registry, build_table, load_registry
 from core.routing.table import Table
 from core.settings import Settings, load_settings
 
-__all__ = ["CommandError", "assemble", "print_columns"]
+__all__ = ["DEFAULT_URL", "URL_VARIABLE", "CommandError", "assemble", "print_columns", "url_of_gateway"]
+
+URL_VARIABLE = "AI_GATEWAY_URL"
+"""Not GATEWAY_URL: variables that begin with GATEWAY_ are settings."""
+
+DEFAULT_URL = "http://127.0.0.1:8080"
 
 
 class CommandError(Exception):
@@ -21,6 +27,19 @@ def assemble(arguments: argparse.Namespace) -> tuple[Settings, Registry, Table]:
     settings = load_settings(arguments.config)
     registry = load_registry(settings.plugins)
     return settings, registry, build_table(registry, settings)
+
+
+def url_of_gateway(arguments: argparse.Namespace) -> str:
+    """Return the running gateway that ``--url`` names, else the environment; without the ``/v1`` of OpenAI's clients.
+
+    Raises:
+        CommandError: that is no URL.
+    """
+    url = str(arguments.url or os.environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/").removesuffix("/v1")
+    if not url.lower().startswith(("http://", "https://")):
+        msg = f"{url} is no URL of a gateway; one looks like {DEFAULT_URL}"
+        raise CommandError(msg)
+    return url
 
 
 def print_columns(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -385,6 +385,11 @@ def test_chat_passes_on_the_gateways_refusal(gateway, capsys):
     assert capsys.readouterr().err == "error: The model does not exist.\n"
 
 
+def test_chat_takes_the_gateway_of_the_environment(gateway, capsys, monkeypatch):
+    monkeypatch.setenv("AI_GATEWAY_URL", f"http://127.0.0.1:{gateway.server_address[1]}")
+    assert main(["chat", "Hi"]) == 0
+
+
 def test_chat_without_a_gateway_asks_whether_it_runs(capsys):
     assert main(["chat", "--url", "http://127.0.0.1:1", "Hi"]) == 1
     assert "is the gateway running?" in capsys.readouterr().err

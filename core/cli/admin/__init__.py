@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 
 from core.cli.admin import deployments, events, explain, names, operations
-from core.cli.admin.client import DEFAULT_URL, URL_VARIABLE
+from core.cli.common import DEFAULT_URL, URL_VARIABLE
 
 __all__ = ["add_commands"]
 

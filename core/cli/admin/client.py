@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,15 +13,11 @@ from urllib.parse import quote
 
 import httpx
 
-from core.cli.common import CommandError
+from core.cli.common import DEFAULT_URL, URL_VARIABLE, CommandError, url_of_gateway
 from core.settings import SettingsError, load_settings
 
-__all__ = ["DEFAULT_URL", "URL_VARIABLE", "Client", "Event", "RefusedError", "path_of"]
+__all__ = ["Client", "Event", "RefusedError", "path_of"]
 
-URL_VARIABLE = "AI_GATEWAY_URL"
-"""Not GATEWAY_URL: variables that begin with GATEWAY_ are settings."""
-
-DEFAULT_URL = "http://127.0.0.1:8080"
 _TIMEOUT_S = 60.0
 
 
@@ -53,7 +48,7 @@ class Client:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         """Take ``--url`` and ``--key`` from the command line, else from the environment and the settings."""
-        self._url = (arguments.url or os.environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/").removesuffix("/v1")
+        self._url = url_of_gateway(arguments)
         key = arguments.key or _key_of_settings(arguments.config)
         headers = [(b"authorization", f"Bearer {key}".encode())] if key else []
         try:

@@ -289,6 +289,12 @@ async def test_the_key_comes_from_the_command_line_the_environment_or_the_file(
         assert await code() == 0
 
 
+async def test_a_refused_value_is_told_without_words_of_another_way(run, capsys) -> None:
+    """Null is what the API takes, not the command line."""
+    assert await run("weight", "echo@echo", "0") == 1
+    assert capsys.readouterr().err == "error: 'weight' should be greater than 0: share among equals of a tier.\n"
+
+
 async def test_a_broken_file_locks_nobody_out(run, tmp_path) -> None:
     """Least of all from the reload that says what is wrong with it."""
     (tmp_path / "gateway.toml").write_text("[limits\n")
@@ -308,6 +314,10 @@ def test_a_wrong_url_is_one_line(capsys) -> None:
     for wrong in ("nonsense", "http://[::1", "ftp://x"):
         assert main(["deployments", "--url", wrong]) == 1
         assert len(capsys.readouterr().err.splitlines()) == 1
+    for command in ("deployments", "chat"):
+        assert main([command, *["Hi"] * (command == "chat"), "--url", "127.0.0.1:8080"]) == 1
+        told = capsys.readouterr().err
+        assert told == "error: 127.0.0.1:8080 is no URL of a gateway; one looks like http://127.0.0.1:8080\n"
 
 
 async def test_what_is_no_gateway_is_said_so(lab, capsys) -> None:
