@@ -116,7 +116,7 @@ def _meant(model: type[BaseModel], path: Sequence[str | int]) -> str:
     keys = table.model_fields
     if close := closest(str(path[-1]), keys):
         return f"; did you mean {close!r}?"
-    return f"; keys are {', '.join(keys)}" if keys else "; it has no keys"
+    return f"; keys are {', '.join(keys)}" if keys else "; there are none"
 
 
 def _is_model(kind: Any) -> bool:

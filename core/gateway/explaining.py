@@ -59,7 +59,8 @@ class ExplainedRoute(msgspec.Struct, frozen=True, kw_only=True):
         policy_problem: why it would not be followed, or could not be asked; null when it works.
         tiers: ids of the enabled deployments, best tier first.
         chosen: the replica that would be asked first, or the deployment that would be loaded; null: nobody.
-        error: what the client would be told when nobody can do what is asked; null otherwise.
+        error: what the client would be told when nobody could do what is asked, however free and healthy; null
+            otherwise, also when nobody can be asked now: the candidates' reasons say why.
         candidates: in the order in which they are ranked, then those that are not asked.
     """
 

@@ -44,7 +44,8 @@ def _handle(request: Request | None, exception: Exception) -> HTTPResponse:
     elif isinstance(exception, MethodNotAllowed):
         allowed = str(exception.headers.get("Allow", ""))
         error = GatewayError(
-            f"This URL does not take {request.method if request else 'this method'}; it takes {allowed}.",
+            f"This URL does not take {request.method if request else 'this method'}"
+            + (f"; it takes {allowed}." if allowed else "."),
             status=405,
             type="invalid_request_error",
             code="method_not_allowed",

@@ -69,10 +69,14 @@ def build_table(registry: Registry, settings: Settings, *, before: Table | None 
         raise SettingsError("\n".join(mistakes))
     warnings = [*_unmatched(registry, settings.plugins), *table.warnings]
     if not any(one.spec.enabled for one in table.deployments.values()):
-        warnings.append(
-            "no deployment is enabled, so nothing can be served: install a backend with its models, or configure one "
-            "under [deployments]; `python -m core plugins` lists what is installed"
+        remedy = (
+            "enable one (python -m core enable <model>@<backend>), or its backend (python -m core enable --backend "
+            "<backend>); `python -m core models` lists them"
+            if table.deployments
+            else "install a backend with its models, or configure one under [deployments]; `python -m core plugins` "
+            "lists what is installed"
         )
+        warnings.append(f"no deployment is enabled, so nothing can be served: {remedy}")
     return dataclasses.replace(table, warnings=tuple(warnings))
 
 
@@ -167,7 +171,7 @@ def _route_mistakes(registry: Registry, settings: Settings) -> Iterator[str]:
                 hint = how_to_get(name, registry.policies, registry.not_loaded)
                 yield f"{where} policy: {name!r} is not there; {hint}"
         elif route.policy or route.settings:
-            whose = "" if route.policy else f" of {name}, the policy of [routing]"
+            whose = f" of {name}" if route.policy else f" of {name}, the policy of [routing]"
             common = settings.policies.get(name, {}).keys() - route.settings.keys()
             try:
                 _validated(declared, settings.policies, route.settings)

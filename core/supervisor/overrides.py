@@ -51,7 +51,7 @@ def apply(overrides: Overrides, change: Change, known: Known) -> Overrides:
     """
     deployments, backends, aliases = dict(overrides.deployments), dict(overrides.backends), dict(overrides.aliases)
     unknown = [
-        *_strangers("override of", change.reset, {*_resettable(known, overrides), "*"}),
+        *_strangers("override of", change.reset, {*_resettable(known, overrides), "*"}, listed=_changed(overrides)),
         *_strangers("deployment", change.deployments, {*known.deployments, *deployments}),
         *_strangers("backend", change.backends, {*known.backends, *backends}),
     ]
@@ -196,10 +196,18 @@ def _resettable(known: Known, overrides: Overrides) -> set[str]:
     }
 
 
-def _strangers(what: str, names: Iterable[str], known: Collection[str]) -> Iterator[str]:
+def _changed(overrides: Overrides) -> set[str]:
+    return {*overrides.deployments, *overrides.aliases, *(f"@{name}" for name in overrides.backends)}
+
+
+def _strangers(
+    what: str, names: Iterable[str], known: Collection[str], *, listed: Collection[str] | None = None
+) -> Iterator[str]:
+    """``listed``: what is listed instead of all that is known, where none of that resembles the name."""
     for name in names:
         if name not in known:
-            yield f"there is no {what} {name!r}; {did_you_mean(name, known)}"
+            hint = did_you_mean(name, known if listed is None or closest(name, known) else listed)
+            yield f"there is no {what} {name!r}; {hint}"
 
 
 def _mistakes(id_: str, keys: Mapping[str, object]) -> Iterator[str]:

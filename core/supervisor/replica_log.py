@@ -11,10 +11,15 @@ import shutil
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["ReplicaLog"]
+__all__ = ["ReplicaLog", "log_path"]
 
 _TAIL_BYTES = 4096
 _TAIL_LINES = 20
+
+
+def log_path(folder: Path, replica: str) -> Path:
+    """Return the file that a replica writes to."""
+    return folder / f"{quote(replica, safe='@#')}.log"
 
 
 class ReplicaLog:
@@ -24,7 +29,7 @@ class ReplicaLog:
     """
 
     def __init__(self, folder: Path, replica: str, *, max_bytes: int) -> None:
-        self.path = folder / f"{quote(replica, safe='@#')}.log"
+        self.path = log_path(folder, replica)
         self._max_bytes = max_bytes
         self._begin_bytes = 0
 

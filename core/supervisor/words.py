@@ -9,6 +9,7 @@ import msgspec
 
 from core.api.protocols import ReplicaExit
 from core.supervisor.replica import Replica
+from core.supervisor.replica_log import log_path
 from core.wire.control import Overrides
 
 __all__ = ["describe_end", "log_line", "what_changed", "why_not_replaced", "why_stopped"]
@@ -33,7 +34,7 @@ def why_stopped(replica: Replica) -> str:
     if replica.stopping:
         return "the gateway is shutting down"
     if replica.removed:
-        return "it is not configured any more"
+        return "it is surplus, or its deployment is not configured any more"
     if not replica.enabled:
         return replica.disabled
     if replica.out:
@@ -44,7 +45,7 @@ def why_stopped(replica: Replica) -> str:
 
 def why_not_replaced(awaited: Replica) -> str:
     """Return why a replica that serves is not replaced yet: ``awaited`` must be ready before."""
-    how = f"{awaited.state}: {awaited.reason}" if awaited.reason else awaited.state
+    how = f"{awaited.state}: {awaited.reason.removesuffix('.')}" if awaited.reason else awaited.state
     remedy = "" if awaited.process else f"; {_REMEDY}"
     return f"to be replaced when {awaited.name} is ready, which is {how}{remedy}"
 
@@ -65,7 +66,7 @@ def log_line(before: Replica, after: Replica, *, now_s: float, log_dir: Path) ->
     if after.state != before.state:
         text += f" (was {before.state})"
     if after.reason:
-        text += f": {after.reason}"
+        text += f": {after.reason.removesuffix('.')}"
     if replaced := after.renewing and after.process is None:
         text += f"; no other replica is replaced before it is ready ({_REMEDY})"
     if after.failures <= before.failures or after.process is not None:
@@ -77,4 +78,4 @@ def log_line(before: Replica, after: Replica, *, now_s: float, log_dir: Path) ->
     load = f"remove the cause, then: python -m core load {after.name.rpartition('#')[0]}"
     plan = f"starting it again in {wait}" if wait else f"not starting it again; {load}"
     level = logging.ERROR if after.state == "failed" else logging.WARNING
-    return level, f"{text}; {plan}; its log is in {log_dir}"
+    return level, f"{text}; {plan}; its log is {log_path(log_dir, after.name)}"

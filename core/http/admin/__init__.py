@@ -20,6 +20,7 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/deployments/<name:path>", deployments.show_deployment),
     ("PATCH", "/deployments/<name:path>", deployments.patch_deployment),
     *(("POST", f"/deployments/<name:path>/{action}", deployments.operate(action)) for action in deployments.ACTIONS),
+    ("POST", "/deployments/<name:path>", deployments.unknown_operation),
     ("GET", "/backends", backends.list_backends),
     ("GET", "/backends/<name:str>", backends.show_backend),
     ("PATCH", "/backends/<name:str>", backends.patch_backend),

@@ -166,13 +166,13 @@ def _hint(name: str, model: type[BaseModel]) -> str:
     if close := closest(name, keys):
         return f"did you mean '{close}'?"
     if model is DeploymentPatch and name in DeploymentTable.model_fields:
-        return "it cannot be changed at run time: change it in the configuration, then restart the gateway."
+        return "it cannot be changed at run time: change it in the configuration, then: python -m core reload."
     return f"it takes {', '.join(keys)}."
 
 
 def _phrase(path: Sequence[str | int], model: type[BaseModel]) -> str:
     field = model.model_fields.get(str(path[0]))
-    return (field.description or "") if field else ""
+    return (field.description or "").partition(";")[0] if field else ""
 
 
 def _written(path: Sequence[str | int]) -> str:

@@ -21,7 +21,15 @@ from core.http.gateway import Gateway, gateway_of
 from core.routing.table import Deployment
 from core.wire.control import Action, Change, DeploymentStatus, Operate
 
-__all__ = ["ACTIONS", "Operation", "list_deployments", "operate", "patch_deployment", "show_deployment"]
+__all__ = [
+    "ACTIONS",
+    "Operation",
+    "list_deployments",
+    "operate",
+    "patch_deployment",
+    "show_deployment",
+    "unknown_operation",
+]
 
 ACTIONS: tuple[Action, ...] = get_args(Action)
 _LONGEST_WAIT_S = 3600.0
@@ -86,6 +94,11 @@ def operate(action: Action) -> Handler:
 
     handler.__name__ = f"{action}_deployment"
     return handler
+
+
+async def unknown_operation(_request: Request, name: str) -> HTTPResponse:
+    """``POST`` to anything else of a deployment: there is none."""
+    raise not_found(unquote(name).rpartition("/")[2], ACTIONS, what="operation")
 
 
 def _told(gateway: Gateway, action: Action, name: str, before: DeploymentStatus) -> HTTPResponse:

@@ -50,7 +50,8 @@ def test_every_route_is_in_the_document_and_no_other() -> None:
         for method in route.methods
     }
 
-    assert operations().keys() == found
+    only_refuses = {("/admin/v1/deployments/{name}", "post")}  # says which operations there are
+    assert operations().keys() == found - only_refuses
 
 
 def test_every_operation_has_its_own_name_and_what_varies_in_its_path_is_told() -> None:

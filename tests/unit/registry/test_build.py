@@ -134,13 +134,17 @@ def test_each_route_has_a_policy_of_its_own(install: Install) -> None:
         ({"routes": {"m": {"policy": "mien"}}}, """[routes."m"] policy: 'mien' is not there; did you mean 'mine'?"""),
         (
             {"routes": {"m": {"policy": "mine", "settings": {"sped": 1}}}},
-            '[routes."m"] settings: sped: there is no such',
+            '[routes."m"] settings of mine: sped: there is no such',
         ),
         (
             {"routes": {"m": {"settings": {"sped": 1}}}},
             '[routes."m"] settings of least_loaded, the policy of [routing]: sped: there is no such key',
         ),
-        ({"routes": {"m": {"policy": "strict"}}}, '[routes."m"] settings: limit: Field required'),
+        (
+            {"routes": {"m": {"policy": "round_robin", "settings": {"load_bound": 1}}}},
+            '[routes."m"] settings of round_robin: load_bound: there is no such key; there are none',
+        ),
+        ({"routes": {"m": {"policy": "strict"}}}, '[routes."m"] settings of strict: limit: Field required'),
         ({"routes": {"m": {"policy": "strict"}}, "policies": {"strict": {"limit": "x"}}}, "[policies.strict]: limit: "),
         ({"launchers": {"mine": {"speed": "fast"}}}, "[launchers.mine]: speed: Input should be a valid integer"),
         ({"backends": {"mine": {"speed": "fast"}}}, "[backends.mine]: speed: Input should be a valid integer"),
@@ -271,4 +275,9 @@ def test_without_a_deployment_there_is_a_warning(install: Install) -> None:
 
     assert told.startswith("no deployment is enabled")
     assert build(plugins={"allow": ["mine"]}).warnings == ()
-    assert build(plugins={"allow": ["mine"]}, deployments={"m@mine": {"enabled": False}}).warnings == (told,)
+    assert "install a backend" in told
+    for disabled in ({"deployments": {"m@mine": {"enabled": False}}}, {"backends": {"mine": {"enabled": False}}}):
+        (told,) = build(plugins={"allow": ["mine"]}, **disabled).warnings
+        assert told.startswith("no deployment is enabled")
+        assert "enable --backend" in told
+        assert "install" not in told

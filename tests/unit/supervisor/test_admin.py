@@ -41,7 +41,7 @@ REGISTRY = replace(
 )
 
 
-AS_IT_IS = {"enabled": True, "priority": 0, "weight": 1.0, "replicas": 1, "pinned": False} | {
+AS_IT_IS = {"enabled": True, "priority": 10, "weight": 1.0, "replicas": 1, "pinned": False} | {
     "max_waiting": 128,
     "max_waiting_prompt_tokens": 262_144,
 }

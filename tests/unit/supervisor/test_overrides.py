@@ -104,6 +104,11 @@ def test_unknown_names_are_not_found_and_what_was_meant_is_told():
     assert "'gpt-4'" in error.message
 
 
+def test_who_resets_what_nobody_knows_hears_what_was_changed():
+    assert refused(reset=("fast",)).message == "there is no override of 'fast'; there are @echo, a@echo, x"
+    assert refused(Overrides(), reset=("fast",)).message == "there is no override of 'fast'; there are none"
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [

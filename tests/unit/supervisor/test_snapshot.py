@@ -79,12 +79,23 @@ def test_who_is_not_replaced_yet_says_whom_it_waits_for_and_what_can_be_done():
     assert text.endswith("; no other replica is replaced before it is ready (remove the cause, or undo the change)")
 
 
+def test_a_reason_that_is_a_sentence_ends_no_other():
+    before = Replica(name="m@b#0", state="starting", process=PROCESS)
+    after = replace(before, state="failed", reason="Allow the CPU.", failures=1, process=None)
+    _, text = log_line(before, after, now_s=0, log_dir=Path("/logs"))
+    assert "failed (was starting): Allow the CPU; not starting" in text
+    waiting = Replica(name="m@b#1", state="ready", recipe="2", process=PROCESS)
+    renewing = replace(after, recipe="2", renewing=True)
+    status = deployment_status(DEPLOYMENT, [(renewing, None), (waiting, "/s")], now_s=0)
+    assert "Allow the CPU; remove the cause" in status.reason
+
+
 def test_the_log_says_what_happened_and_what_comes_next():
     before = Replica(name="m@b#0", state="ready", process=PROCESS)
     after = replace(before, state="starting", reason="exit code 1", failures=1, process=None, start_at_s=11.5)
     level, text = log_line(before, after, now_s=10, log_dir=Path("/logs"))
     assert level == logging.WARNING
-    assert text == ("m@b#0: starting (was ready): exit code 1; starting it again in 1.5 s; its log is in /logs")
+    assert text == ("m@b#0: starting (was ready): exit code 1; starting it again in 1.5 s; its log is /logs/m@b#0.log")
     after = replace(after, state="failed", start_at_s=None)
     level, text = log_line(before, after, now_s=10, log_dir=Path("/logs"))
     assert level == logging.ERROR

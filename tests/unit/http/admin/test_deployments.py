@@ -83,7 +83,7 @@ async def test_an_unknown_deployment_is_404_with_a_guess(lab) -> None:
     ("body", "param", "code", "words"),
     [
         ('{"enabeld": true}', "enabeld", "unknown_parameter", "did you mean 'enabled'?"),
-        ('{"context_tokens": 5}', "context_tokens", "unknown_parameter", "restart the gateway"),
+        ('{"context_tokens": 5}', "context_tokens", "unknown_parameter", "then: python -m core reload."),
         ('{"zzz": 5}', "zzz", "unknown_parameter", "it takes enabled, priority"),
         ('{"enabled": "no"}', "enabled", "invalid_type", "boolean"),
         ('{"enabled": 0}', "enabled", "invalid_type", "boolean"),
@@ -359,6 +359,15 @@ async def test_reset_takes_back_what_is_named(lab) -> None:
     assert left == {"aliases": {"x": ["echo"]}}
     assert none == {}
     assert (await lab.client.post("reset", json={"names": []})).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["deployments/echo@echo/explode", "deployments/org/big@echo/explode"])
+async def test_an_operation_that_there_is_not_is_not_found_and_those_that_there_are_are_named(lab, path) -> None:
+    response = await lab.client.post(path)
+    told = response.json()["error"]
+    assert (response.status_code, told["code"]) == (404, "not_found")
+    assert told["message"] == "There is no operation 'explode'; there are drain, load, restart, unload"
+    assert lab.supervisor.commands == []
 
 
 async def test_reload_tells_what_changed(lab) -> None:
