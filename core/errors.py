@@ -101,7 +101,7 @@ class GatewayError(Exception):
 
     @classmethod
     def not_ready(cls, message: str, *, retry_after_s: float | None) -> GatewayError:
-        """503: known, but nothing can serve it now; the message says why. None: not before an operator did something."""
+        """503: known, but nothing can serve it now; the message says why. None: only an operator can help."""
         return cls(
             message, status=503, type="server_error", code="model_not_ready", param="model", retry_after_s=retry_after_s
         )

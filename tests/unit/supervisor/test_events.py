@@ -33,7 +33,7 @@ def test_only_the_last_are_kept_and_a_gap_is_told():
 
 
 def test_what_was_missed_is_counted_from_this_supervisors_first_event():
-    """A listener who asks for all, or for what came after another supervisor's event, has not missed the years before."""
+    """Who asks for all, or for what came after another supervisor's event, has not missed the years before."""
     events = Events(3)
     begin = events.newest
     events.add("overrides")
