@@ -225,6 +225,15 @@ def _write(records: Sequence[RequestRecord]) -> None:
 
 # --- rare things, written at once ---------------------------------------------------------------
 
+# At 0 from the start, so that the first one is an increase and not a new series.
+for _counter, _values in (
+    (_retries, ("connect", "death", "engine", "timeout", "draining")),
+    (_hedges, ("won", "lost", "failed", "cancelled")),
+    (_continuations, ("continued", "nobody", "refused", "impossible")),
+):
+    for _value in _values:
+        _counter.labels(_value)
+
 
 def count_retry(reason: str) -> None:
     """Count an attempt that follows a failed one; ``reason`` is how that failed."""

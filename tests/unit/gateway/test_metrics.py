@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -60,11 +62,32 @@ async def test_statistics_count_only_the_servers_own_errors() -> None:
 
 def test_every_reason_for_a_retry_is_documented() -> None:
     (line,) = [
-        line for line in (ROOT / "docs" / "metrics.md").read_text().splitlines() if "gateway_retries_total" in line
+        line for line in (ROOT / "docs" / "metrics.md").read_text().splitlines() if "| `gateway_retries_total`" in line
     ]
     reasons = {reason for kind in get_args(FailureReason) for reason in get_args(kind)}
 
     assert set(re.findall(r"`(\w+)`", line)) == {"gateway_retries_total", "reason", *reasons}
+
+
+def test_what_is_known_before_it_happens_is_at_0() -> None:
+    """Every value that docs/metrics.md names for them: an alert on the first one needs a 0 before it."""
+    program = (
+        "from prometheus_client import generate_latest; import core.gateway.metrics; print(generate_latest().decode())"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    at_0 = {
+        name: set(re.findall(rf'^gateway_{name}_total{{(?:outcome|reason)="(\w+)"}} 0\.0$', told, re.MULTILINE))
+        for name in ("retries", "hedges", "continuations")
+    }
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    documented = {
+        name: set(
+            re.findall(r"`(\w+)`", re.findall(rf"^\| `gateway_{name}_total` \|.*?\|.*?\|(.*)$", page, re.MULTILINE)[0])
+        )
+        for name in at_0
+    }
+
+    assert at_0 == documented
 
 
 def test_every_metric_is_documented() -> None:
