@@ -151,10 +151,11 @@ class _Parts:
             started_unix_s=int(time.time()),
         )
 
-        def take_over(configuration: Configuration) -> None:
-            gateway.take_over(configuration)
+        def take_over(configuration: Configuration) -> str:
+            problem = gateway.take_over(configuration)
             application.config.update(_timeouts(gateway.settings))
             configure_logging(gateway.settings.log_level)
+            return problem
 
         fleet.on_configuration = take_over
         self._following = asyncio.create_task(fleet.follow())
@@ -196,7 +197,7 @@ def _load(settings: Settings) -> tuple[Registry, Generation, Mapping[str, Policy
     try:
         registry = load_registry(settings.plugins)
         generation = build_generation(registry, settings)
-        return registry, generation, make_policies(registry, settings, generation.table)
+        return registry, generation, make_policies(registry, settings)
     except (SettingsError, RegistryError) as error:
         message = f"The gateway cannot start:\n{error}"
         raise SystemExit(message) from None

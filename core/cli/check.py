@@ -34,13 +34,13 @@ def check(arguments: argparse.Namespace) -> int:
 
 def find(settings: Settings, registry: Registry, table: Table) -> tuple[list[str], list[str]]:
     """The mistakes and the warnings."""
-    errors = list(_choices(registry, settings, table))
+    errors = list(_choices(registry, settings))
     return errors, [*_plugins(registry), *table.warnings, *absent_weights(table, settings), *_rival_packages()]
 
 
-def _choices(registry: Registry, settings: Settings, table: Table) -> Iterator[str]:
+def _choices(registry: Registry, settings: Settings) -> Iterator[str]:
     """Whatever the configuration chooses by name, with its table."""
-    for make in (lambda: make_policies(registry, settings, table), lambda: make_launcher(registry, settings)):
+    for make in (lambda: make_policies(registry, settings), lambda: make_launcher(registry, settings)):
         try:
             make()
         except SettingsError as error:

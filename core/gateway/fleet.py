@@ -44,7 +44,8 @@ class Fleet:
 
     Attributes:
         table: the alias table this worker routes by; `take_table` replaces it.
-        on_configuration: called with each configuration that the supervisor sends, before its first snapshot.
+        on_configuration: called with each configuration that the supervisor sends, before its first snapshot; returns
+            why this worker cannot go over to it, or nothing.
         snapshot: the last one received, or None before the first.
         connected: whether the supervisor is there now.
         breakers: by replica, of all that were ever ready and are in the table; they outlive processes.
@@ -52,7 +53,7 @@ class Fleet:
 
     def __init__(self, table: Table, supervisor_socket: Path, *, max_frame_bytes: int) -> None:
         self.table = table
-        self.on_configuration: Callable[[Configuration], None] = lambda _: None
+        self.on_configuration: Callable[[Configuration], str] = lambda _: ""
         self.snapshot: Snapshot | None = None
         self.connected = False
         self.draining = False
@@ -218,8 +219,8 @@ class Fleet:
                 self.connected = True
                 for frame in frames:
                     if isinstance(frame, Configuration):
-                        self.on_configuration(frame)
-                        control.send(TookOver(generation=frame.generation))
+                        problem = self.on_configuration(frame)
+                        control.send(TookOver(generation=frame.generation, problem=problem))
                     else:
                         self.update(frame)
         finally:

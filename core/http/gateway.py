@@ -61,11 +61,13 @@ class Gateway:
         """The one in effect now; a request keeps the route that it began with."""
         return self.generation.table
 
-    def take_over(self, configuration: Configuration) -> None:
-        """Go on by what the supervisor runs by. If that is not possible here, say so and stay."""
+    def take_over(self, configuration: Configuration) -> str:
+        """Go on by what the supervisor runs by. If that is not possible here, stay, log why, and return it."""
         try:
             generation = receive_generation(self.registry, configuration, before=self.generation)
-            policies = make_policies(self.registry, generation.settings, generation.table)
+            before, after = self.settings, generation.settings
+            known = {key: one for key, one in self.policies.items() if _defined(key, before) == _defined(key, after)}
+            policies = make_policies(self.registry, after, known=known)
         except Exception as error:  # noqa: BLE001 - plugins check their own settings, and may raise anything
             _log.error(
                 "this HTTP worker cannot go over to generation %d of the configuration, and stays at %d; restart the "
@@ -75,13 +77,11 @@ class Gateway:
                 error,
                 exc_info=None if isinstance(error, SettingsError) else error,
             )
-            return
-        before, after = self.settings, generation.settings
-        known = {key: policy for key, policy in self.policies.items() if _defined(key, before) == _defined(key, after)}
-        policies = {key: known.get(key, policy) for key, policy in policies.items()}
+            return f"stays at generation {self.generation.number}: {error}"
         ranker = Ranker(policies, timeout_s=after.routing.policy_timeout_s)
         self.generation, self.policies, self.ranker = generation, policies, ranker
         self.fleet.take_table(generation.table)
+        return ""
 
     def finished(self, record: RequestRecord) -> None:
         """Count a finished request and tell the observers."""

@@ -80,21 +80,23 @@ def build_table(registry: Registry, settings: Settings, *, before: Table | None 
     return dataclasses.replace(table, warnings=tuple(warnings))
 
 
-def make_policies(registry: Registry, settings: Settings, table: Table) -> Mapping[str, Policy]:
+def make_policies(
+    registry: Registry, settings: Settings, *, known: Mapping[str, Policy] | None = None
+) -> Mapping[str, Policy]:
     """Make the policies of one HTTP worker, by `Route.policy_key`; ``settings`` have passed `build_table`.
 
     The empty key is the global one. A route with a policy or settings of its own has an object of its own, so
-    that routes share no state.
+    that routes share no state. They are made of all that are configured, also where nothing has that name now: a
+    change at run time may bring it back, and must find nothing that cannot be made. ``known`` are not made again.
 
     Raises:
         SettingsError: a plugin cannot make one, or what it makes is no policy; all mistakes, one a line.
     """
     policies: dict[str, Policy] = {}
-    mistakes = []
-    own = (key for key, route in settings.routes.items() if key in table.routes and has_own_policy(route))
-    for key in ("", *sorted(own)):
+    mistakes, known = [], known or {}
+    for key in ("", *sorted(key for key, route in settings.routes.items() if has_own_policy(route))):
         try:
-            policies[key] = _policy(registry, settings, key)
+            policies[key] = known[key] if key in known else _policy(registry, settings, key)
         except SettingsError as error:
             mistakes.append(str(error))
     if mistakes:

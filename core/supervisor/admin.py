@@ -51,8 +51,11 @@ class Subordinate(Protocol):
     @property
     def stopping(self) -> bool: ...  # noqa: D102 - see above
 
-    async def take_over(self, generation: Generation) -> None:
-        """Run by another generation from now on; return when the HTTP workers do too, or are too slow."""
+    async def take_over(self, generation: Generation) -> Sequence[str]:
+        """Run by another generation from now on; return when the HTTP workers do too, or are too slow.
+
+        What is returned is why some cannot.
+        """
         ...
 
     def replicas(self, deployment: str) -> Sequence[Replica]:
@@ -157,7 +160,7 @@ class Administration:
         self._dormant = dormant
         _log.info("generation %d: changed at run time: %s", generation.number, what_changed(kept, wanted))
         self._events.add("overrides", data=msgspec.to_builtins(wanted))
-        await who.take_over(generation)
+        _in_effect_everywhere(await who.take_over(generation))
         return wanted
 
     async def _read_again(self, who: Subordinate) -> None:
@@ -255,7 +258,7 @@ class Administration:
             settings = with_what_stays(before.configured, read)
             kept = joined(self._dormant, before.overrides)
             sense = self._sensible(settings, kept, number=before.number + 1, checked=checked)
-            make_policies(self._registry, sense[0].settings, sense[0].table)
+            make_policies(self._registry, sense[0].settings)
         except SettingsError as error:
             message = "\n".join([str(error), *installed_since(self._registry)])
             if not dry_run:
@@ -277,16 +280,18 @@ class Administration:
         if not found.changed:
             _log.info("the configuration was read again; nothing has changed")
             return told
+        problems: Sequence[str] = ()
         if settings != before.configured:
             generation = self._in_effect(*sense)
             told["generation"] = generation.number
             await self._hand_over(settings)
-            await who.take_over(generation)
+            problems = await who.take_over(generation)
         keys = ", ".join(str(one["key"]) for one in found.changed)
         _log.info("generation %d: the configuration was read again; changed: %s", told["generation"], keys)
         for sentence in [*found.restart_needed, *told["overridden"]]:
             _log.warning("%s", sentence)
         self._events.add("configuration", data=told)
+        _in_effect_everywhere(problems)
         return told
 
     async def _hand_over(self, settings: Settings) -> None:
@@ -294,3 +299,18 @@ class Administration:
             await asyncio.to_thread(self._configuration_replaced, settings)
         except OSError as error:
             _log.warning("processes that are restarted will begin with the old configuration: %s", error)
+
+
+def _in_effect_everywhere(problems: Sequence[str]) -> None:
+    """Say of what was done that some HTTP workers do not know it.
+
+    Raises:
+        RefusedError: there are such.
+    """
+    if problems:
+        message = (
+            f"This is kept, and the supervisor runs by it, but {'; '.join(problems)}. Take it back, or restart the "
+            "gateway, so that all its processes have the same plugins."
+        )
+        _log.error("%s", message)
+        raise RefusedError(500, "not_in_effect", message)

@@ -75,6 +75,7 @@ class ControlServer:
         self._commands: set[asyncio.Task[None]] = set()
         self._news: set[asyncio.Event] = set()
         self._generations: dict[_Stream, int] = {}
+        self._problems: dict[_Stream, str] = {}
         self._took_over = asyncio.Event()
 
     async def start(self) -> None:
@@ -104,6 +105,10 @@ class ControlServer:
                     await self._took_over.wait()
                 return True
         return False
+
+    def problems(self) -> tuple[str, ...]:
+        """Return why HTTP workers could not go over to the generation that they were told of last."""
+        return tuple(problem for problem in self._problems.values() if problem)
 
     async def close(self) -> None:
         """Stop listening and hang up."""
@@ -145,6 +150,7 @@ class ControlServer:
         finally:
             telling.cancel()
             del self._generations[stream]
+            self._problems.pop(stream, None)
             self._wake()
 
     def _hear(self, stream: _Stream, pid: int, frame: ToSupervisor) -> bool:
@@ -154,8 +160,9 @@ class ControlServer:
                 self._desk.ensure_ready(deployment)
             case BreakerChanged():
                 self._desk.breaker_changed(frame, pid)
-            case TookOver(generation=generation):
+            case TookOver(generation=generation, problem=problem):
                 self._generations[stream] = generation
+                self._problems[stream] = problem and f"HTTP worker {pid} {problem}"
                 self._wake()
             case _:
                 return False

@@ -189,7 +189,7 @@ class Supervisor:
         self._reloads.add(reloading)
         reloading.add_done_callback(self._reloads.discard)
 
-    async def take_over(self, generation: Generation) -> None:
+    async def take_over(self, generation: Generation) -> tuple[str, ...]:
         """See `core.supervisor.admin.Subordinate`."""
         for warning in sorted(set(generation.table.warnings) - set(self.generation.table.warnings)):
             _log.warning("%s", warning)
@@ -208,6 +208,7 @@ class Supervisor:
             _log.warning(
                 "an HTTP worker has not gone over to generation %d within %g s", generation.number, _TAKE_OVER_S
             )
+        return self._control.problems()
 
     def replicas(self, deployment: str) -> list[Replica]:
         """See `core.supervisor.admin.Subordinate`."""

@@ -166,9 +166,10 @@ class Configuration(Frame, frozen=True, kw_only=True, tag="configuration"):
 
 
 class TookOver(Frame, frozen=True, kw_only=True, tag="took_over"):
-    """The HTTP worker routes by this generation now, or has said in its log why it cannot."""
+    """The HTTP worker routes by this generation now; with a ``problem``, it cannot, and that is why."""
 
     generation: int
+    problem: str = ""
 
 
 class BreakerChanged(Frame, frozen=True, kw_only=True, tag="breaker"):
@@ -254,7 +255,8 @@ class AdminReply(Frame, frozen=True, kw_only=True, tag="admin_reply"):
     """What became of a command.
 
     Attributes:
-        status: as of an HTTP answer: 200, 400 (the command is wrong), 404 (no such thing), 409 (not in this state).
+        status: as of an HTTP answer: 200, 400 (the command is wrong), 404 (no such thing), 409 (not in this state),
+            500 (done, but not in effect everywhere).
         message: why not, for people, one mistake a line; empty when it was done.
         code: stable, machine-readable; empty when it was done.
         body: JSON.

@@ -183,7 +183,7 @@ def test_the_example_of_a_model(example: Registry) -> None:
 def test_the_example_of_a_policy_ranks(example: Registry) -> None:
     """As its docstring says."""
     configured = settings_of("gateway_policies")
-    policy = make_policies(example, configured, build_table(example, configured))[""]
+    policy = make_policies(example, configured)[""]
     waiting = Candidate(replica="w", deployment="m@b", model="m", backend="b", load=Load(running=1, waiting=1))
     busy = Candidate(replica="b", deployment="m@b", model="m", backend="b", load=Load(running=5))
 

@@ -75,7 +75,7 @@ def test_the_configuration_of_the_page_chooses_it(text: str) -> None:
     configured = Settings.model_validate({**told, "plugins": {"allow": ["echo", "sticky"]}, "deployments": models})
     registry = load_registry(configured.plugins)
     table = build_table(registry, configured)
-    policies = make_policies(registry, configured, table)
+    policies = make_policies(registry, configured)
     headers = {key: getattr(policy, "_header", None) for key, policy in policies.items()}
 
     if "routes" in told:

@@ -186,7 +186,7 @@ async def worker(folder: Path, **tables: Any) -> AsyncIterator[Lab]:
     gateway = supervisor.gateway = Gateway(
         registry=registry,
         generation=generation,
-        policies=make_policies(registry, settings, generation.table),
+        policies=make_policies(registry, settings),
         fleet=Fleet(generation.table, path, max_frame_bytes=LIMIT),
         management=Management(path, max_frame_bytes=LIMIT),
         observers=(),

@@ -14,6 +14,7 @@ from core.gateway.admin import Management
 from core.gateway.fleet import Fleet
 from core.http.gateway import Gateway
 from core.registry import Registry, build_generation, load_registry, make_policies
+from core.routing.policies import RoundRobin
 from core.routing.table import Declared
 from core.settings import DeploymentTable, PluginsTable, Settings
 from core.wire.control import DeploymentOverride, DeploymentStatus, Overrides, ReplicaStatus, Snapshot
@@ -45,7 +46,7 @@ async def gateway(registry):
     gateway = Gateway(
         registry=registry,
         generation=generation,
-        policies=make_policies(registry, generation.settings, generation.table),
+        policies=make_policies(registry, generation.settings),
         fleet=Fleet(generation.table, Path("/nowhere"), max_frame_bytes=1 << 20),
         management=Management(Path("/nowhere"), max_frame_bytes=1 << 20),
         observers=(),
@@ -117,12 +118,14 @@ async def test_a_new_supervisors_numbers_are_accepted_whatever_they_are(gateway,
     assert "x" not in gateway.table.routes
 
 
-async def test_a_policy_that_is_defined_as_before_keeps_what_it_has_learnt(gateway, registry):
+async def test_a_policy_that_is_defined_as_before_keeps_what_it_has_learnt(gateway, registry, monkeypatch):
     routes = {"a": {"policy": "round_robin"}}
     gateway.take_over(configuration(registry, 1, Settings(routes=routes)))
     before = dict(gateway.policies)
     assert before.keys() == {"", "a"}
-    gateway.take_over(configuration(registry, 2, Settings(routes=routes), aliases={"x": ("b",)}))
+    with monkeypatch.context() as patch:
+        patch.setattr(RoundRobin, "__init__", Broken.__init__)
+        assert gateway.take_over(configuration(registry, 2, Settings(routes=routes), aliases={"x": ("b",)})) == ""
     assert {key: policy is before[key] for key, policy in gateway.policies.items()} == {"": True, "a": True}
     gateway.take_over(configuration(registry, 3, Settings(routes=routes, routing={"policy": "round_robin"})))
     assert {key: policy is before[key] for key, policy in gateway.policies.items()} == {"": False, "a": True}
@@ -142,7 +145,8 @@ async def test_what_cannot_be_taken_over_is_told_and_the_old_one_stays(gateway, 
     frame = build_generation(registry, Settings(), number=9).configuration()
     frame = type(frame)(generation=9, settings=wrong.model_dump_json().encode(), overrides=Overrides())
     with caplog.at_level(logging.ERROR):
-        gateway.take_over(frame)
+        problem = gateway.take_over(frame)
+    assert problem.startswith("stays at generation 0: ")
     assert (gateway.generation, gateway.ranker) == (before, ranker)
     assert gateway.fleet.table is before.table
     assert "stays at 0; restart the gateway" in caplog.text

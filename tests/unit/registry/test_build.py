@@ -72,7 +72,7 @@ def test_the_defaults_are_there() -> None:
     registry = load_registry(configured.plugins)
 
     table = build_table(registry, configured)
-    (policy,) = make_policies(registry, configured, table).values()
+    (policy,) = make_policies(registry, configured).values()
 
     assert table.deployments == {}
     assert isinstance(policy, LeastLoaded)
@@ -96,7 +96,7 @@ def test_a_plugins_own_settings_reach_it(install: Install) -> None:
     table = build_table(registry, configured)
 
     assert table.deployments["m@mine"].settings.model_dump() == {"speed": 4}
-    assert vars(make_policies(registry, configured, table)[""]) == {"speed": 2}
+    assert vars(make_policies(registry, configured)[""]) == {"speed": 2}
     assert vars(make_launcher(registry, configured)) == {"speed": 3}
 
 
@@ -109,7 +109,7 @@ def test_each_route_has_a_policy_of_its_own(install: Install) -> None:
         routes={"m": {"settings": {"speed": 4}}, "x": {"models": "m", "policy": "round_robin"}, "m@mine": {}},
     )
     registry = load_registry(configured.plugins)
-    policies = make_policies(registry, configured, build_table(registry, configured))
+    policies = make_policies(registry, configured)
 
     assert sorted(policies) == ["", "m", "x"]
     assert (vars(policies[""]), vars(policies["m"])) == ({"speed": 2}, {"speed": 4})
@@ -220,7 +220,7 @@ def test_a_policy_that_is_none(install: Install) -> None:
     registry = load_registry(configured.plugins)
 
     with pytest.raises(SettingsError) as caught:
-        make_policies(registry, configured, build_table(registry, configured))
+        make_policies(registry, configured)
 
     told = "'bad' of ai-gateway-mine 1.0 (mine) cannot be made: TypeError: "
     first, second = str(caught.value).splitlines()

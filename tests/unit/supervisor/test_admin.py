@@ -68,13 +68,15 @@ class House:
         self.orders: list[tuple[str, object]] = []
         self.may_take_over = asyncio.Event()
         self.may_take_over.set()
+        self.cannot: list[str] = []
 
     def hand_over(self, settings) -> None:
         self.handed_over.append(settings)
 
-    async def take_over(self, generation) -> None:
+    async def take_over(self, generation) -> list[str]:
         await self.may_take_over.wait()
         self.generation = generation
+        return self.cannot
 
     def replicas(self, deployment):
         return [Replica(name=f"{deployment}#0", state="stopped")]
@@ -342,6 +344,29 @@ async def test_a_policy_that_cannot_be_made_is_refused_before_any_worker_hears_o
     house = House(tmp_path, settings=Settings(routing={"policy": "broken"}))
     reply = await house(Reload())
     assert (reply.status, "no such device" in reply.message) == (400, True)
+
+
+async def test_a_policy_is_tried_also_where_nothing_has_the_name_of_its_route_now(tmp_path):
+    """A change may bring the name back, and then every worker must be able to go over."""
+    house = House(tmp_path, settings=Settings(aliases={"x": "a"}))
+    await house(Reload())
+    await house(Change(aliases={"x": ()}))
+    house.read = Settings(aliases={"x": "a"}, routes={"x": {"policy": "broken"}})
+    reply = await house(Reload())
+    assert (reply.status, "no such device" in reply.message) == (400, True)
+
+
+@pytest.mark.parametrize("command", [Change(backends={"echo": False}), Reload()])
+async def test_what_a_worker_cannot_take_over_is_not_said_to_be_in_effect(tmp_path, command, caplog):
+    house = House(tmp_path, settings=Settings(limits={"timeout_s": 5}))
+    house.cannot = ["HTTP worker 7 stays at generation 1: boom"]
+    reply = await house(command)
+    assert (reply.status, reply.code) == (500, "not_in_effect")
+    for words in ("is kept", "HTTP worker 7 stays at generation 1: boom", "restart the gateway"):
+        assert words in reply.message
+        assert words in caplog.text
+    house.cannot = []
+    assert (await house(Change(deployments={"a@echo": {"weight": 2.0}}))).status == 200
 
 
 async def test_an_accident_is_answered_and_the_next_command_is_done(house, monkeypatch, caplog):

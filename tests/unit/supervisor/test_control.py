@@ -298,6 +298,21 @@ async def test_a_change_waits_for_every_worker_to_take_it_over(desk):
     assert await waiting
 
 
+async def test_why_a_worker_cannot_go_over_is_known_until_it_can_or_is_gone(desk):
+    for ends in (True, False):
+        stream = await desk.client(HELLO)
+        await newest(stream)
+        stream.send(TookOver(generation=3, problem="stays at generation 2: boom"))
+        assert await desk.server.taken_over(3, timeout_s=20)
+        assert desk.server.problems() == ("HTTP worker 1 stays at generation 2: boom",)
+        if ends:
+            stream.close()
+        else:
+            stream.send(TookOver(generation=4))
+        assert await desk.server.taken_over(4, timeout_s=20)
+        assert desk.server.problems() == ()
+
+
 async def test_a_listener_gets_kept_events_and_then_new_ones(desk):
     begin = desk.events.newest
     for name in "abc":
