@@ -45,12 +45,14 @@ class Guardian:
         self._app = app
         # setattr: to a type checker a method cannot be replaced
         setattr(app.manager, "wait_for_ack", functools.partial(_wait_for_ack, app.manager))  # noqa: B010
+        setattr(app.manager, "kill", self._hurry)  # noqa: B010
         self._settings = settings
         self._run_dir = run_dir
         self._may_reload = may_reload
         self._stopping = threading.Event()
         self._buried: set[int] = set()
         self._shutting_down_s = 0.0
+        self._hurried = False
         self._supervisor = self._start_supervisor()
         self._thread = threading.Thread(target=self._watch, name="guardian", daemon=True)
         self._thread.start()
@@ -60,13 +62,16 @@ class Guardian:
         self._stopping.set()
         self._thread.join()
         table = self._settings.supervisor
+        limit_s = time.monotonic() + table.drain_timeout_s + 2 * table.kill_after_s
         self._supervisor.terminate()
-        try:
-            self._supervisor.wait(table.drain_timeout_s + 2 * table.kill_after_s)
-        except subprocess.TimeoutExpired:
-            _log.error("the supervisor did not end in time; killing it")
-            self._supervisor.kill()
-            self._supervisor.wait()
+        while self._supervisor.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._supervisor.wait(_POLL_S)
+            if time.monotonic() > limit_s:
+                _log.error("the supervisor did not end in time; killing it")
+                self._supervisor.kill()
+            elif self._hurried:
+                self._supervisor.terminate()  # told a second time, it kills every replica
         shutil.rmtree(self._run_dir, ignore_errors=True)
 
     def reload(self) -> None:
@@ -75,6 +80,14 @@ class Guardian:
             self._supervisor.send_signal(signal.SIGHUP)
         else:
             _log.error("the configuration is not read again: the supervisor is away. Try again")
+
+    def _hurry(self) -> None:
+        """Kill the HTTP workers, and let `stop` not wait for replicas: a second signal to stop has come.
+
+        Stands in for Sanic's own, which kills the whole process group, whoever else is in it.
+        """
+        self._hurried = True
+        self._kill_workers("was not given the time to end")
 
     def _start_supervisor(self) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C in the terminal is for the gateway, which then drains its replicas.
@@ -139,10 +152,14 @@ class Guardian:
         table = self._settings.supervisor
         if now_s - self._shutting_down_s < table.drain_timeout_s + table.kill_after_s:
             return
+        self._kill_workers("did not end in time")
+
+    def _kill_workers(self, why: str) -> None:
         for process in self._app.manager.processes:
             if process.is_alive():
-                _log.error("HTTP worker %s (pid %s) did not end in time; killing it", process.name, process.pid)
-                os.kill(process.pid, signal.SIGKILL)
+                _log.error("HTTP worker %s (pid %s) %s; killing it", process.name, process.pid, why)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
 
 
 def _wait_for_ack(manager: WorkerManager) -> None:

@@ -102,14 +102,19 @@ def eventually(condition: Callable[[], Any], *, within_s: float = 15.0) -> Any:
 
 @contextlib.contextmanager
 def start_gateway(
-    config: str, *options: str, wait: bool = True, quick: bool = True, folder: Path | None = None
+    config: str,
+    *options: str,
+    wait: bool = True,
+    quick: bool = True,
+    folder: Path | None = None,
+    process_group: int | None = None,
 ) -> Iterator[Gateway]:
     """Serve a configuration until the block ends; then nothing of it is left.
 
     ``options`` are those of ``sanic core.app``. ``wait`` is for the first answer, not for models. ``quick`` puts
     keys of ``[supervisor]`` before ``config`` that suit tests. ``folder`` is where it runs, and is kept: what was
     changed at run time is found there by the next one. Weights come from the usual cache, or from
-    ``GATEWAY_WEIGHTS__CACHE_DIR``.
+    ``GATEWAY_WEIGHTS__CACHE_DIR``. ``process_group`` is that to join; None: the caller's.
     """
     kept, folder = folder is not None, folder or Path(tempfile.mkdtemp(prefix="gw"))
     (folder / "gateway.toml").write_text(_QUICK + config if quick else config)
@@ -126,6 +131,7 @@ def start_gateway(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            process_group=process_group,
         )
     running = Gateway(process, f"http://127.0.0.1:{port}", log)
     known: list[psutil.Process] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import tempfile
 import threading
 import time
@@ -227,6 +228,30 @@ def test_sigterm_cuts_a_stream_that_outlasts_the_drain(start, eventually) -> Non
         assert stream.failure is not None or "error" in json.loads(stream.lines[-1])
         assert "[DONE]" not in stream.lines
         eventually(lambda: not [child for child in children if child.is_running()], within_s=5)
+
+
+def test_a_second_sigterm_ends_it_at_once_and_nobody_else(start, eventually) -> None:
+    """Who started the gateway may be in its process group: a script, make, a test runner."""
+    patient = '[supervisor]\ndrain_timeout_s = 100\nlog_dir = "logs"\n'
+    with subprocess.Popen(["sleep", "1000"], process_group=0) as bystander:
+        try:
+            with start(patient + TWO_MODELS, quick=False, process_group=bystander.pid) as gateway:
+                eventually(lambda: gateway.health()["status"] == "healthy")
+                children = gateway.children()
+                stream = Stream(gateway.url, "victim")
+                eventually(lambda: len(stream.lines) > 3)
+                psutil.Process(pid_of(gateway, "bystander@echo#0")).suspend()  # it would not drain either
+                gateway.process.send_signal(signal.SIGTERM)
+                eventually(lambda: "Shutting down" in gateway.log.read_text())
+                gateway.process.send_signal(signal.SIGTERM)
+
+                assert gateway.process.wait(30) >= 0
+                stream.join(5)
+                assert "[DONE]" not in stream.lines
+                eventually(lambda: not [child for child in children if child.is_running()], within_s=5)
+            assert bystander.poll() is None
+        finally:
+            bystander.kill()
 
 
 def test_sigterm_before_the_workers_are_up_ends_it(start) -> None:
