@@ -15,12 +15,12 @@ from core.http.gateway import Gateway, gateway_of
 from core.http.sse import EventStream
 from core.wire.control import AdminEvent
 
-__all__ = ["KEEPALIVE", "EventData", "event", "events"]
+__all__ = ["KEEPALIVE", "LOOK_UP_S", "EventData", "event", "events"]
 
 _ID = re.compile(r"[0-9]{1,18}")
 KEEPALIVE = b": keep-alive\n\n"
-_LOOK_UP_S = 0.5
-"""How often a listener looks whether the gateway is shutting down."""
+LOOK_UP_S = 0.5
+"""How often a stream that has nothing to tell looks whether the gateway is shutting down."""
 
 
 class EventData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -63,7 +63,7 @@ async def _copy(gateway: Gateway, stream: EventsStream, out: EventStream) -> str
     """Carry events to the client; return why there are no more."""
     while not gateway.fleet.draining:
         try:
-            async with asyncio.timeout(_LOOK_UP_S):
+            async with asyncio.timeout(LOOK_UP_S):
                 told = await stream.receive()
         except TimeoutError:
             continue

@@ -17,8 +17,8 @@ from sanic import HTTPResponse, Request
 from core.errors import GatewayError
 from core.http.admin.bodies import PullBody, read
 from core.http.admin.errors import pull_failed
-from core.http.admin.events import KEEPALIVE, event
-from core.http.gateway import gateway_of
+from core.http.admin.events import KEEPALIVE, LOOK_UP_S, event
+from core.http.gateway import Gateway, gateway_of
 from core.http.sse import EventStream
 from core.routing.named import NotMeantError, deployments_to_pull
 
@@ -29,14 +29,23 @@ _Event = dict[str, Any]
 _END_WITHIN_S = 5.0
 _LAST_WORDS_BYTES = 2000
 _LONGEST_LINE_BYTES = 1024 * 1024
+_SHUTTING_DOWN = (
+    "The gateway is shutting down, and the pull ends with it. Pull again when it is back; what is half fetched is "
+    "kept where its source can resume."
+)
 # Those of the HTTP worker, not of the process that it starts.
 _NOT_INHERITED = frozenset({"PROMETHEUS_MULTIPROC_DIR", "AI_GATEWAY_RUN_DIR"})
+
+
+class _ShuttingDownError(Exception):
+    """The gateway shuts down."""
 
 
 async def pull(request: Request) -> HTTPResponse | None:
     """Pull what a name stands for: ``progress`` events, then exactly one ``done`` or ``error``.
 
-    It is ended when the client leaves; what is half fetched is kept for the next time where the source can resume.
+    It is ended when the client leaves or the gateway shuts down; what is half fetched is kept for the next time where
+    the source can resume.
     """
     gateway = gateway_of(request)
     name = read(request, PullBody).name
@@ -49,7 +58,7 @@ async def pull(request: Request) -> HTTPResponse | None:
     process = await _start(deployments)
     try:
         await out.send(KEEPALIVE)
-        await out.send(await _copy(process, out))
+        await out.send(await _copy(gateway, process, out))
         await out.end()
     finally:
         out.close()
@@ -78,14 +87,14 @@ async def _start(deployments: list[str]) -> Process:
     )
 
 
-async def _copy(process: Process, out: EventStream) -> bytes:
+async def _copy(gateway: Gateway, process: Process, out: EventStream) -> bytes:
     """Carry its progress to the client until it is over; return the one event that is left to send."""
     assert process.stdout is not None and process.stderr is not None  # noqa: S101, PT018 - they are pipes
     words = bytearray()
     listening = asyncio.create_task(_keep_last_words(process.stderr, words))
     last: _Event = {"event": "error", "pulled": {}, "failed": {}}
     try:
-        async for line in process.stdout:
+        while line := await _line(gateway, process.stdout):
             told = msgspec.json.decode(line, type=_Event)
             if told["event"] != "progress":
                 last = told
@@ -94,6 +103,8 @@ async def _copy(process: Process, out: EventStream) -> bytes:
         async with asyncio.timeout(_END_WITHIN_S):
             await process.wait()
             await listening
+    except _ShuttingDownError:
+        return event("error", pull_failed(_SHUTTING_DOWN).body() | _data(last))
     except (TimeoutError, ValueError, KeyError) as failure:  # it hangs, or writes what is no event
         _log.warning("the pull of process %d went wrong: %r", process.pid, failure)
     finally:
@@ -105,6 +116,15 @@ async def _copy(process: Process, out: EventStream) -> bytes:
         said = words.decode(errors="replace").strip() or "nothing"
         message = f"The pull broke off (exit code {process.returncode}). The last that it said: {said}"
     return event("error", pull_failed(message).body() | _data(last))
+
+
+async def _line(gateway: Gateway, stdout: asyncio.StreamReader) -> bytes:
+    """Return the next line, empty at the end; give up when the gateway shuts down."""
+    while not gateway.fleet.draining:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_UP_S):
+                return await stdout.readline()
+    raise _ShuttingDownError
 
 
 def _data(told: _Event) -> _Event:

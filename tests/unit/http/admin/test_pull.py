@@ -132,6 +132,22 @@ async def test_it_ends_with_all_its_children_when_the_client_leaves(lab, script,
             await asyncio.sleep(0.02)
 
 
+async def test_the_end_of_the_gateway_is_an_error_event_that_says_so(lab, script, tmp_path) -> None:
+    """At once, however long the pull would go on without a word."""
+    script(f"{line('progress', deployment='echo@echo', stage='fetching', done_bytes=1, total_bytes=2)}\nsleep 600")
+    told = asyncio.create_task(events(lab))
+    async with asyncio.timeout(5):
+        while not (tmp_path / "pid").exists():
+            await asyncio.sleep(0.01)
+    lab.gateway.fleet.draining = True
+
+    async with asyncio.timeout(10):
+        (*_, (name, data)) = await told
+    assert (name, data["error"]["code"]) == ("error", "pull_failed")
+    assert "shutting down" in data["error"]["message"]
+    assert "again" in data["error"]["message"]
+
+
 async def test_one_that_will_not_end_is_killed(lab, script, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(pull, "_END_WITHIN_S", 0.2)
     script("trap '' TERM\necho > ready\nwhile true; do sleep 0.05; done".replace("> ready", f"> {tmp_path}/ready"))
