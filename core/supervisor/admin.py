@@ -15,7 +15,18 @@ from core.routing.overrides import configured as configured_keys
 from core.settings import BackendTable, Settings, SettingsError
 from core.supervisor.events import Events
 from core.supervisor.forecast import forecast
-from core.supervisor.overrides import Known, RefusedError, apply, how_to_enable, joined, parted, sensible, why_disabled
+from core.supervisor.overrides import (
+    Known,
+    RefusedError,
+    apply,
+    how_to_enable,
+    joined,
+    left_out,
+    parted,
+    sensible,
+    why_disabled,
+    woken,
+)
 from core.supervisor.reload import difference, overridden, with_what_stays
 from core.supervisor.replica import Replica
 from core.supervisor.replica_events import DrainOrdered, LoadOrdered, RestartOrdered, UnloadOrdered
@@ -90,6 +101,7 @@ class Administration:
         self._read_settings = read_settings
         self._configuration_replaced = configuration_replaced
         self._dormant = Overrides()
+        self._wrong: Mapping[str, str] = {}
         self._one_at_a_time = asyncio.Lock()
 
     def first_generation(self, configured: Settings) -> Generation:
@@ -143,13 +155,14 @@ class Administration:
         before = who.generation
         kept = joined(self._dormant, before.overrides)
         wanted = apply(kept, command, self._known(before, command))
-        if wanted == kept:
+        must, may = parted(wanted, self._dormant, command)
+        if (must, may) == (before.overrides, self._dormant):
             return kept
-        active, dormant = parted(wanted, self._dormant, command)
         try:
-            generation = build_generation(
-                self._registry, before.configured, active, number=before.number + 1, before=before
-            )
+            sense = self._sensible(before.configured, wanted, number=before.number + 1, checked=before)
+            if joined(sense[0].overrides, must) != sense[0].overrides:
+                build_generation(self._registry, before.configured, must, before=before)  # has all mistakes at once
+                raise SettingsError("\n".join(sense[2].values()))  # noqa: TRY301 - the other way to the same answer
         except SettingsError as error:
             raise RefusedError(400, "invalid_value", str(error)) from error
         try:
@@ -157,8 +170,8 @@ class Administration:
         except StoreError as error:
             _log.error("%s", error)
             raise RefusedError(409, "not_kept", f"Nothing was changed: {error}.") from error
-        self._dormant = dormant
-        _log.info("generation %d: changed at run time: %s", generation.number, what_changed(kept, wanted))
+        _log.info("generation %d: changed at run time: %s", before.number + 1, what_changed(kept, wanted))
+        generation = self._in_effect(*sense)
         self._events.add("overrides", data=msgspec.to_builtins(wanted))
         _in_effect_everywhere(await who.take_over(generation))
         return wanted
@@ -207,16 +220,12 @@ class Administration:
         return sensible(build, overrides)
 
     def _in_effect(self, generation: Generation, dormant: Overrides, wrong: Mapping[str, str]) -> Generation:
-        """Remember which overrides are left out, and say so."""
-        self._dormant = dormant
-        for name, why in wrong.items():
-            _log.warning(
-                "what was changed at run time of %s makes no sense any more and is left out. It is kept, and taken "
-                "back with: python -m core reset %s (%s)",
-                name,
-                name.partition(" ")[2],
-                why,
-            )
+        """Remember which overrides are left out, and say which are so newly, and which no more."""
+        for sentence in left_out({name: why for name, why in wrong.items() if name not in self._wrong}):
+            _log.warning("%s", sentence)
+        for sentence in woken(self._dormant, generation.overrides):
+            _log.info("%s", sentence)
+        self._dormant, self._wrong = dormant, wrong
         return generation
 
     # --- operations
@@ -272,7 +281,12 @@ class Administration:
             "changed": list(found.changed),
             "restart_needed": [*found.restart_needed, *installed_since(self._registry)],
             "overridden": list(overridden(before.configured, settings, sense[0].overrides)),
-            "warnings": [*sense[0].table.warnings, *missing],
+            "warnings": [
+                *sense[0].table.warnings,
+                *missing,
+                *left_out(sense[2]),
+                *woken(self._dormant, sense[0].overrides),
+            ],
             **forecast(before, sense[0], who.replicas),
         }
         if dry_run:

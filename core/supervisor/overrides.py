@@ -14,7 +14,18 @@ from core.settings import DeploymentTable, SettingsError
 from core.wire.control import Change, DeploymentOverride, Overrides
 from core.words import closest, describe, did_you_mean
 
-__all__ = ["Known", "RefusedError", "apply", "how_to_enable", "joined", "parted", "sensible", "why_disabled"]
+__all__ = [
+    "Known",
+    "RefusedError",
+    "apply",
+    "how_to_enable",
+    "joined",
+    "left_out",
+    "parted",
+    "sensible",
+    "why_disabled",
+    "woken",
+]
 
 _KEYS = DeploymentOverride.__struct_fields__
 _ValueT = TypeVar("_ValueT")
@@ -87,16 +98,23 @@ def sensible(
     """Build a generation with as many of ``overrides`` as make sense.
 
     ``build`` is given some of them, and a generation that was built before, as `core.registry.build_generation` is.
-    Returns the generation, the overrides that were left out, and of each of those what is wrong, by its name.
+    Returns the generation, the overrides that were left out, and of each of those what is wrong, by its name. They are
+    tried in the order of their names, so that what is in effect follows from what is configured and what is kept.
 
     Raises:
         SettingsError: not even without any override can it be built.
     """
+    wrong = {
+        f"deployment {id_}": "\n".join(mistakes)
+        for id_, one in overrides.deployments.items()
+        if (mistakes := list(_mistakes(id_, msgspec.structs.asdict(one))))
+    }
+    ones = sorted(_single(overrides), key=lambda one: one[0])
+    never, waiting = [one for one in ones if one[0] in wrong], [one for one in ones if one[0] not in wrong]
     try:
-        return build(overrides, None), Overrides(), {}
+        generation, waiting = build(joined(*(one for _, one in waiting)), None), []
     except SettingsError:
         generation = build(Overrides(), None)
-    wrong: dict[str, str] = {}
 
     def put(ones: list[tuple[str, Overrides]]) -> list[tuple[str, Overrides]]:
         """Put in effect what makes sense, by halves where the whole does not; return the rest."""
@@ -111,10 +129,10 @@ def sensible(
             return ones
         return []
 
-    waiting = list(_single(overrides))
     while waiting and (left := put(waiting)) != waiting:  # an alias may need another one that is yet to be tried
         waiting = left
-    return generation, joined(*(one for _, one in waiting)), {name: wrong[name] for name, _ in waiting}
+    left_out = [*never, *waiting]
+    return generation, joined(*(one for _, one in left_out)), {name: wrong[name] for name, _ in left_out}
 
 
 def joined(*some: Overrides) -> Overrides:
@@ -130,7 +148,7 @@ def joined(*some: Overrides) -> Overrides:
 
 
 def parted(wanted: Overrides, dormant: Overrides, change: Change) -> tuple[Overrides, Overrides]:
-    """Part what was ``dormant``, and ``change`` did not touch, from the rest: what shall be in effect, and that."""
+    """Part what was ``dormant``, and ``change`` did not touch, from the rest: what must be in effect, and that."""
 
     def untouched(
         wanted: Mapping[str, object], dormant: Mapping[str, _ValueT], changed: Mapping[str, object]
@@ -148,6 +166,24 @@ def parted(wanted: Overrides, dormant: Overrides, change: Change) -> tuple[Overr
         aliases={name: one for name, one in wanted.aliases.items() if name not in still.aliases},
     )
     return active, still
+
+
+def left_out(wrong: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each override that is left out; ``wrong`` is what is wrong, by its name."""
+    for name, why in wrong.items():
+        kind, _, whose = name.partition(" ")
+        yield (
+            f"what was changed at run time of {name} makes no sense any more and is left out. It is kept, and taken "
+            f"back with: python -m core reset {'@' * (kind == 'backend')}{whose} ({why})"
+        )
+
+
+def woken(dormant: Overrides, overrides: Overrides) -> Iterator[str]:
+    """Yield a sentence for each override that was ``dormant`` and is in effect again."""
+    there = dict(_single(overrides))
+    for name, one in _single(dormant):
+        if there.get(name) == one:
+            yield f"what was changed at run time of {name} makes sense again and is in effect"
 
 
 def why_disabled(generation: Generation, deployment: str) -> str:

@@ -98,7 +98,7 @@ class OverrideStore:
                 database.execute(f"PRAGMA user_version = {_VERSION}")
                 database.execute("DELETE FROM overrides")
                 database.executemany("INSERT INTO overrides (kind, name, value) VALUES (?, ?, ?)", _rows(overrides))
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, StoreError) as error:
             msg = f"{self._path} cannot be written: {error}"
             raise StoreError(msg) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import sqlite3
 from dataclasses import replace
 
@@ -50,7 +51,7 @@ AS_IT_IS = {"enabled": True, "priority": 10, "weight": 1.0, "replicas": 1, "pinn
 class House:
     """Carries out what it is told, and remembers it."""
 
-    def __init__(self, folder, *, settings=None, database=None) -> None:
+    def __init__(self, folder, *, settings=None, database=None, configured=None) -> None:
         self.database = database or folder / "overrides.sqlite3"
         self.store = OverrideStore(self.database)
         self.events = Events(100)
@@ -63,7 +64,7 @@ class House:
             read_settings=None if settings is None else lambda: self.read,
             configuration_replaced=self.hand_over,
         )
-        self.generation = self.admin.first_generation(Settings())
+        self.generation = self.admin.first_generation(configured or Settings())
         self.stopping = False
         self.orders: list[tuple[str, object]] = []
         self.may_take_over = asyncio.Event()
@@ -292,6 +293,94 @@ async def test_what_was_left_out_is_kept_with_later_changes(tmp_path):
     reply = await house(Change(aliases={"old": None}))
     assert reply.status == 200
     assert OverrideStore(house.database).load().aliases == {}
+
+
+async def with_what_is_left_out(folder):
+    """A house whose alias x is left out, since the deployment that it stands for is not configured any more."""
+    house = House(folder, settings=NEW)
+    await house(Reload())
+    assert (await house(Change(aliases={"x": ("new",)}))).status == 200
+    house.read = Settings()
+    await house(Reload())
+    assert house.generation.overrides == Overrides()
+    return house
+
+
+NEW = Settings(deployments={"new@echo": {"source": "/nowhere/at/all"}})
+X = Overrides(aliases={"x": ("new",)})
+
+
+async def test_what_was_left_out_and_still_makes_no_sense_is_refused_like_anything_new(tmp_path):
+    house = await with_what_is_left_out(tmp_path)
+    reply, other = await house(Change(aliases={"x": ("new",)})), await house(Change(aliases={"y": ("new",)}))
+    assert (reply.status, reply.code) == (400, "invalid_value")
+    assert reply.message.partition(";")[0] == other.message.partition(";")[0].replace('"y"', '"x"')
+    assert OverrideStore(house.database).load() == X
+
+
+@pytest.mark.parametrize("command", [Change(aliases={"new": ("a",)}), Reload()])
+async def test_what_was_left_out_is_in_effect_again_when_it_makes_sense_again(tmp_path, command, caplog):
+    """Whatever brings that about, and not only after a restart."""
+    caplog.set_level(logging.INFO)
+    house = await with_what_is_left_out(tmp_path)
+    house.read = NEW
+    caplog.clear()
+    reply = await house(command)
+    assert house.generation.overrides.aliases == {**X.aliases, **getattr(command, "aliases", {})}
+    sentence = "what was changed at run time of alias x makes sense again and is in effect"
+    assert sentence in caplog.text
+    assert (sentence in json.loads(reply.body).get("warnings", [])) == isinstance(command, Reload)
+
+
+async def test_what_is_left_out_is_said_once_and_by_each_reload(tmp_path, caplog):
+    house = await with_what_is_left_out(tmp_path)
+    await house(priority(7))
+    assert caplog.text.count("alias x makes no sense any more") == 1
+    (warning,) = json.loads((await house(Reload(dry_run=True))).body)["warnings"]
+    assert "alias x makes no sense any more" in warning
+    assert "python -m core reset x (" in warning
+
+
+async def test_a_change_that_brings_back_what_contradicts_another_is_refused(tmp_path):
+    house = House(tmp_path, settings=NEW, configured=NEW)
+    await house(Change(aliases={"b": ("new",)}))
+    house.read = Settings()
+    await house(Reload())
+    await house(Change(aliases={"z": ("a",)}))
+    reply = await house(Change(aliases={"new": ("z",), "z": ("b",)}))
+    assert (reply.status, reply.code) == (400, "invalid_value")
+    assert "b" in reply.message
+    assert house.generation.overrides.aliases == {"z": ("a",)}
+
+
+async def test_a_restart_changes_nothing_of_what_is_in_effect(tmp_path):
+    """What is in effect follows from the configuration and from what is kept, not from how it came about."""
+    chosen = random.Random(7)  # noqa: S311 - no secret
+    names = ["m", "b", "x", "z"]
+
+    def some_settings() -> Settings:
+        deployments = {f"{name}@echo": {"source": "/nowhere"} for name in ("m", "n") if chosen.random() < 0.6}
+        return Settings(deployments=deployments, aliases={name: "a" for name in ("b", "z") if chosen.random() < 0.5})
+
+    house = House(tmp_path, settings=some_settings())
+    left_out = 0
+    for _ in range(120):
+        if chosen.random() < 0.25:
+            house.read = some_settings()
+            command = Reload()
+        else:
+            command = Change(
+                aliases={chosen.choice(names): chosen.choice([None, (), ("a",), ("n",), (chosen.choice(names),)])}
+            )
+        before = house.generation
+        if (await house(command)).status != 200:
+            assert house.generation is before
+        house.admin.close()
+        restarted = House(tmp_path, configured=house.generation.configured)
+        assert restarted.generation.overrides == house.generation.overrides
+        left_out += restarted.generation.overrides != OverrideStore(house.database).load()
+        restarted.admin.close()
+    assert left_out > 5
 
 
 async def test_nothing_is_done_while_the_gateway_stops(house):

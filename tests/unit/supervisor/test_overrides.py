@@ -175,6 +175,28 @@ def test_one_of_very_many_that_makes_no_sense_is_found_by_halves(registry):
     assert tried.count(None) == 2, "all others begin with the one before"
 
 
+def test_which_make_sense_does_not_depend_on_the_order_in_which_they_were_made(registry):
+    """Else others would be in effect after a restart, which reads them in the order of their names."""
+    build = builder(registry, Settings(aliases={"p": "a", "q": "z", "z": "a"}))
+    aliases = {"z": ("p",), "p": ("q",)}
+    for ones in (aliases, dict(sorted(aliases.items()))):
+        generation, dormant, _ = sensible(build, Overrides(aliases=ones))
+        assert (generation.overrides.aliases, dormant.aliases) == ({"p": ("q",)}, {"z": ("p",)})
+
+
+def test_what_no_command_may_say_is_left_out(registry):
+    """Somebody may write into the file by hand."""
+    overrides = Overrides(
+        deployments={"a@echo": DeploymentOverride(replicas=100_000), "b@echo": DeploymentOverride(priority=3)},
+        aliases={"x": ("gone",)},
+    )
+    generation, dormant, wrong = sensible(builder(registry, Settings()), overrides)
+    assert generation.overrides == Overrides(deployments={"b@echo": DeploymentOverride(priority=3)})
+    assert joined(generation.overrides, dormant) == overrides
+    assert wrong.keys() == {"deployment a@echo", "alias x"}
+    assert 'deployments."a@echo": replicas' in wrong["deployment a@echo"]
+
+
 def test_an_override_may_heal_a_configuration_that_is_wrong_by_itself(registry):
     configured = Settings(aliases={"bad": "nobody"})
     generation, dormant, wrong = sensible(builder(registry, configured), Overrides(aliases={"bad": ("a",)}))

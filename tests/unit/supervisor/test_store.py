@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -203,3 +204,13 @@ def test_a_file_that_somebody_else_has_locked_is_waited_for_and_then_refused(pat
     other.close()
     store.save(Overrides())
     assert store.load() == Overrides()
+
+
+def test_a_file_that_became_anothers_is_named(path):
+    store = OverrideStore(path)
+    store.save(ALL)
+    path.unlink()
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE mine (x)")
+    with pytest.raises(StoreError, match=f"{path} cannot be written: it is another's"):
+        store.save(ALL)
