@@ -61,10 +61,12 @@ def apply(overrides: Overrides, change: Change, known: Known) -> Overrides:
         RefusedError: names that are not known, else keys or values that are wrong; all of them, one a line.
     """
     deployments, backends, aliases = dict(overrides.deployments), dict(overrides.backends), dict(overrides.aliases)
+    there = {*known.aliases, *aliases}
     unknown = [
         *_strangers("override of", change.reset, {*_resettable(known, overrides), "*"}, listed=_changed(overrides)),
         *_strangers("deployment", change.deployments, {*known.deployments, *deployments}),
         *_strangers("backend", change.backends, {*known.backends, *backends}),
+        *_strangers("alias", [name for name, targets in change.aliases.items() if not targets], there),
     ]
     if unknown:
         raise RefusedError(404, "not_found", "\n".join(unknown))
@@ -87,8 +89,8 @@ def apply(overrides: Overrides, change: Change, known: Known) -> Overrides:
     for name, enabled in change.backends.items():
         _put(backends, name, None if enabled == known.configured.backends.get(name) else enabled)
     for name, targets in change.aliases.items():
-        there = targets or (targets is not None and name in known.aliases)
-        _put(aliases, name, targets if there and targets != known.configured.aliases.get(name) else None)
+        wanted = targets or (targets is not None and name in known.aliases)
+        _put(aliases, name, targets if wanted and targets != known.configured.aliases.get(name) else None)
     return Overrides(deployments=deployments, backends=backends, aliases=aliases)
 
 

@@ -8,7 +8,7 @@ from sanic import HTTPResponse, Request
 
 from core.http.admin import views
 from core.http.admin.bodies import AliasBody, flag, read
-from core.http.admin.errors import name_taken, not_found
+from core.http.admin.errors import name_taken
 from core.http.admin.views import answer
 from core.http.gateway import gateway_of
 from core.wire.control import Change
@@ -34,8 +34,7 @@ async def put_alias(request: Request, name: str) -> HTTPResponse:
 async def delete_alias(request: Request, name: str) -> HTTPResponse:
     """``DELETE /admin/v1/aliases/{name}``: it stands for nothing; with ``?reset=true``, for what it did at first."""
     gateway, name = gateway_of(request), unquote(name)
-    reset, generation = flag(request, "reset"), gateway.generation
-    if name not in generation.table.aliases and name not in generation.overrides.aliases:
-        raise not_found(name, generation.table.aliases, what="alias")
+    reset = flag(request, "reset")
+    # Whether there is one is for the supervisor to say, which also knows the aliases that are left out.
     await gateway.management.change(Change(aliases={name: None if reset else ()}))
     return answer(views.alias(gateway, name))

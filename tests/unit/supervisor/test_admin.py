@@ -332,6 +332,17 @@ async def test_what_was_left_out_is_in_effect_again_when_it_makes_sense_again(tm
     assert (sentence in json.loads(reply.body).get("warnings", [])) == isinstance(command, Reload)
 
 
+@pytest.mark.parametrize("targets", [None, ()])
+async def test_an_alias_that_is_left_out_is_taken_back_by_its_name_and_only_once(tmp_path, targets):
+    house = await with_what_is_left_out(tmp_path)
+    command = Change(aliases={"x": targets})
+    assert (await house(command)).status == 200
+    assert OverrideStore(house.database).load() == Overrides()
+    reply = await house(command)
+    assert (reply.status, reply.code) == (404, "not_found")
+    assert reply.message.startswith("there is no alias 'x'; ")
+
+
 async def test_what_is_left_out_is_said_once_and_by_each_reload(tmp_path, caplog):
     house = await with_what_is_left_out(tmp_path)
     await house(priority(7))
