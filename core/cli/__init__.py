@@ -20,10 +20,14 @@ from core.settings import SettingsError
 
 __all__ = ["main"]
 
+_FILES = frozenset({"config", "body"})
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    _check_text(parser, arguments)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         return run(arguments)
@@ -37,6 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
+
+
+def _check_text(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Refuse bytes of the shell that are no text; but a file may have any name."""
+    for key, value in vars(arguments).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and key not in _FILES:
+                try:
+                    text.encode()
+                except UnicodeEncodeError:
+                    parser.error(f"{text!a} is not UTF-8")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +11,7 @@ from core.registry import Registry, build_table, load_registry
 from core.routing.table import Table
 from core.settings import Settings, load_settings
 
-__all__ = ["DEFAULT_URL", "URL_VARIABLE", "CommandError", "assemble", "print_columns", "url_of_gateway"]
+__all__ = ["DEFAULT_URL", "URL_VARIABLE", "CommandError", "assemble", "number", "print_columns", "url_of_gateway"]
 
 URL_VARIABLE = "AI_GATEWAY_URL"
 """Not GATEWAY_URL: variables that begin with GATEWAY_ are settings."""
@@ -27,6 +28,19 @@ def assemble(arguments: argparse.Namespace) -> tuple[Settings, Registry, Table]:
     settings = load_settings(arguments.config)
     registry = load_registry(settings.plugins)
     return settings, registry, build_table(registry, settings)
+
+
+def number(text: str) -> float:
+    """Return the number of an argument, as a `type` of `argparse`.
+
+    Raises:
+        ValueError: it is no number.
+        argparse.ArgumentTypeError: it is none that JSON has.
+    """
+    if not math.isfinite(value := float(text)):
+        msg = f"'{text}' is no number that can be sent"
+        raise argparse.ArgumentTypeError(msg)
+    return value
 
 
 def url_of_gateway(arguments: argparse.Namespace) -> str:

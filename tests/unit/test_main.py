@@ -267,6 +267,25 @@ def test_wrong_usage_is_exit_code_2(arguments, capsys):
     assert "usage: python -m core" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["weight", "a@b", "nan"], "nan"),
+        (["weight", "a@b", "inf"], "inf"),
+        (["load", "a@b", "--wait", "nan"], "nan"),
+        (["alias", "x", "\udced\udca0"], "UTF-8"),
+        (["chat", "\udcff"], "UTF-8"),
+    ],
+)
+def test_what_no_gateway_could_be_sent_is_wrong_usage(arguments, words, capsys):
+    """Numbers that JSON does not have, and bytes of the shell that are no text."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
+
+
 def test_the_module_runs():
     """``python -m core`` is wired to `main`."""
     done = subprocess.run([sys.executable, "-m", "core", "--help"], capture_output=True, text=True, check=True)

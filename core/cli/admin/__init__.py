@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Callable
 
 from core.cli.admin import deployments, events, explain, names, operations
-from core.cli.common import DEFAULT_URL, URL_VARIABLE
+from core.cli.common import DEFAULT_URL, URL_VARIABLE, number
 
 __all__ = ["add_commands"]
 
 _LONGEST_WAIT_S = 600.0
-_KEYS: tuple[tuple[str, type, str], ...] = (
+_KEYS: tuple[tuple[str, Callable[[str], float], str], ...] = (
     ("priority", int, "the tier of a deployment; higher is preferred"),
-    ("weight", float, "the share of a deployment among equals of a tier"),
+    ("weight", number, "the share of a deployment among equals of a tier"),
     ("replicas", int, "how many processes serve a deployment"),
 )
 _ACTIONS = {
@@ -83,7 +83,7 @@ def _add_operations(managing: Add) -> None:
         command.add_argument(
             "--wait",
             nargs="?",
-            type=float,
+            type=number,
             const=_LONGEST_WAIT_S,
             metavar="SECONDS",
             help="return when it is over, and fail if it is not by then; default: %(const)g",
