@@ -464,6 +464,8 @@ class Play:
         if self.ground.worker is None or self.draw.random() < 0.5:
             reply = await self.ask(method, f"/admin/v1{path}", body)
             assert reply.whole, reply
+            if reply.status >= 400:
+                self.history.append(f"refused: {reply.body}")
             return reply.status
         management = self.ground.worker.management
         do = {Change: management.change, Operate: management.operate, Reload: management.reload}[type(command)]
@@ -471,6 +473,7 @@ class Play:
             async with asyncio.timeout(WITHIN_S):
                 await do(command)
         except GatewayError as error:
+            self.history.append(f"refused: {error}")
             return error.status
         return 200
 
