@@ -46,6 +46,8 @@ _log = logging.getLogger(__name__)
 _Stream = FrameStream[ToReplica]
 _LAST_WORDS_S = 1.0
 _FAREWELL_S = 0.5
+# A connection that is being made while the last worker leaves: a closed server would never greet it.
+_ON_ITS_WAY_S = 0.05
 _BROKEN_S = 1.0
 """How long requests may stay in an engine that broke: it will tell them the same."""
 _RETRY_AFTER_MIN_S, _RETRY_AFTER_MAX_S = 1.0, 60.0
@@ -149,9 +151,11 @@ class Host:
         if self.draining:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_FAREWELL_S):
+                    await asyncio.sleep(_ON_ITS_WAY_S)
                     while self._workers:
                         self._worker_left.clear()
                         await self._worker_left.wait()
+                        await asyncio.sleep(_ON_ITS_WAY_S)
         if self._server is not None:
             self._server.close()
         for task in self._conversations:
