@@ -623,6 +623,21 @@ async def test_who_has_not_heard_that_it_goes_is_turned_away_and_not_cut_off(sce
         await closing
 
 
+async def test_who_is_connecting_when_the_last_worker_leaves_is_still_greeted(scene: Scene, monkeypatch) -> None:
+    """A server that is closed never greets a connection that it has taken."""
+    monkeypatch.setattr("core.engine.host._ON_ITS_WAY_S", 0.5)
+    monkeypatch.setattr("core.engine.host._FAREWELL_S", 1000.0)
+    last = await scene.connect()
+    scene.host.drain(30.0)
+    closing = asyncio.create_task(scene.host.close())
+    last.close()
+    await asyncio.sleep(0.005)  # for it to have left
+    async with asyncio.timeout(5):
+        assert (await scene.rejected()).reason == "draining"
+        scene.clients[-1].close()
+        await closing
+
+
 async def test_the_supervisor_does_not_have_to_leave_first(scene: Scene, monkeypatch) -> None:
     """It listens until the end."""
     monkeypatch.setattr("core.engine.host._FAREWELL_S", 1000.0)
